@@ -1,0 +1,89 @@
+# For developers, and for a first look. It needs Python 3.11 or later with its venv and headers, and
+# a C compiler; everything else it puts into .venv and build/.
+#
+#   make demo      the tour: a local S3 server, a cache, a training job
+#   make test      lint, types, C tests and Python tests; what CI runs
+#   make build     after a change to csrc or a .pyx: compiles what changed
+#   make bench     the micro-benchmarks among the tests, timed
+#   make asan      the unit tests, with csrc and its Cython modules under AddressSanitizer
+#   make lint types test-c test-py       the parts of `make test`
+#   make format    what `make lint` wants to see
+#   make clean     removes what was built, but not .venv
+
+PYTHON ?= python3
+BIN    := .venv/bin
+STEP   := bash .ci/step
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := build
+.PHONY: demo test build compile bench asan lint types test-c test-py format clean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+# ---- .venv: made once, and again when what it is made from has changed --------------------------
+
+$(BIN)/python:
+	@bash .ci/preflight $(PYTHON)
+	@$(STEP) 'make .venv' $(PYTHON) -m venv .venv
+
+# $(1): an extra of pyproject.toml. setuptools and Cython first, and no build isolation after that,
+# so that constraints.txt holds for them too.
+define install
+@$(STEP) 'install the build tools' $(BIN)/pip install -c constraints.txt setuptools cython
+@$(STEP) 'install ioaccel[$(1)]' $(BIN)/pip install -c constraints.txt --no-build-isolation -e '.[$(1)]'
+@touch $@
+endef
+
+.venv/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(call install,demo)
+
+.venv/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(call install,dev)
+	@touch .venv/demo.stamp # [dev] has all that [demo] has
+
+# ---- targets ------------------------------------------------------------------------------------
+
+build: .venv/dev.stamp compile
+
+compile:
+	@$(STEP) 'compile' $(BIN)/python setup.py build_ext --inplace
+
+demo: .venv/demo.stamp compile
+	@$(BIN)/ioaccel demo
+
+test: lint types test-c test-py
+
+lint: .venv/dev.stamp
+	@$(STEP) 'lint: ruff' $(BIN)/ruff check
+	@$(STEP) 'lint: ruff format' $(BIN)/ruff format --check
+	@$(STEP) 'lint: cython-lint' env PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint ioaccel # calls pycodestyle
+
+types: .venv/dev.stamp compile
+	@$(STEP) 'types: mypy' $(BIN)/mypy
+	@$(STEP) 'types: stubs of the core' $(BIN)/python -m mypy.stubtest ioaccel._core
+
+test-c:
+	@$(STEP) 'test: C, also with sanitizers' $(MAKE) -C tests/c -j$(shell nproc) -O
+
+test-py: .venv/dev.stamp compile
+	@$(PYTEST)
+
+bench: .venv/dev.stamp compile
+	@$(PYTEST) --benchmark-enable --benchmark-only -rN
+
+# The interpreter is not built with ASan, so its runtime is loaded first. Python's own allocator would
+# hide overflows inside its pools, what the interpreter leaks at exit is not ours, and pytest would
+# keep the report of a process that ASan ends.
+asan: .venv/dev.stamp
+	@$(STEP) 'compile with ASan and UBSan' env IOACCEL_BUILD=asan $(BIN)/python setup.py build --build-lib build/asan/lib
+	@LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
+	    PYTHONPATH=build/asan/lib $(BIN)/pytest --capture=sys tests/unit
+
+format: .venv/dev.stamp
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+clean:
+	rm -rf build *.egg-info ioaccel/_core/*.so .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

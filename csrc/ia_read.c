@@ -1,0 +1,311 @@
+#define _GNU_SOURCE
+#include "ia_read.h"
+
+#include "ia_io.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+/* ---- extents to pieces ------------------------------------------------------------------- */
+
+void ia_pieces_free(struct ia_pieces *pieces)
+{
+    free(pieces->piece);
+    *pieces = (struct ia_pieces){0};
+}
+
+static struct ia_piece *append(struct ia_pieces *pieces)
+{
+    if (pieces->count == pieces->capacity) {
+        uint32_t capacity = pieces->capacity ? 2 * pieces->capacity : 64;
+        struct ia_piece *grown = realloc(pieces->piece, capacity * sizeof *grown);
+        if (!grown)
+            return NULL;
+        pieces->piece = grown;
+        pieces->capacity = capacity;
+    }
+    return &pieces->piece[pieces->count++];
+}
+
+/* Cuts the extent at the end of the object; 0 if it does not lie inside. */
+static int bound(struct ia_want *want)
+{
+    if (want->offset > want->object_size)
+        return 0;
+    uint64_t rest = want->object_size - want->offset;
+    if (want->length == IA_TO_END)
+        want->length = rest;
+    return want->length <= rest;
+}
+
+static uint32_t block_length(uint64_t object_size, uint64_t block)
+{
+    uint64_t rest = object_size - block * IA_BLOCK_SIZE;
+    return rest < IA_BLOCK_SIZE ? (uint32_t)rest : IA_BLOCK_SIZE;
+}
+
+/* Appends the piece of block number `block` that the extent wants. */
+static int add_piece(struct ia_want *want, uint32_t i, uint64_t block,
+                     const struct ia_location *at, struct ia_pieces *pieces)
+{
+    uint64_t start = block * IA_BLOCK_SIZE;
+    uint64_t from = want->offset > start ? want->offset - start : 0;
+    uint64_t stop = want->offset + want->length - start;
+    uint32_t length = block_length(want->object_size, block);
+    if (at->length != length)
+        return -EPROTO;
+    struct ia_piece *piece = append(pieces);
+    if (!piece)
+        return -ENOMEM;
+    *piece = (struct ia_piece){
+        .at = *at,
+        .skip = (uint32_t)from,
+        .length = (uint32_t)((stop < length ? stop : length) - from),
+        .want = i,
+    };
+    want->piece_count++;
+    return 0;
+}
+
+static int finish(struct ia_want *want, struct ia_pieces *pieces, int status)
+{
+    if (status != IA_HIT) {
+        pieces->count = want->first_piece;
+        want->piece_count = 0;
+    }
+    want->status = status;
+    return status;
+}
+
+static uint64_t last_block(const struct ia_want *want)
+{
+    return want->length ? (want->offset + want->length - 1) / IA_BLOCK_SIZE
+                        : want->offset / IA_BLOCK_SIZE;
+}
+
+int ia_resolve(const struct ia_view *view, struct ia_want *want, uint32_t i, uint64_t oldest_ms,
+               struct ia_pieces *pieces)
+{
+    uint64_t wanted = want->length;
+    uint64_t first = want->offset / IA_BLOCK_SIZE, last = first, version = 0;
+    want->first_piece = pieces->count;
+    want->piece_count = 0;
+    for (uint64_t block = first; block <= last; block++) {
+        const uint64_t key[2] = {want->key[0], want->key[1] + block};
+        struct ia_entry entry;
+        int usable = ia_index_find(view->index, view->control, key, &entry) &&
+                     entry.state == IA_LIVE && entry.checked_ms >= oldest_ms &&
+                     (block == first || entry.version == version);
+        if (usable && block == first) {
+            version = entry.version;
+            want->object_size = entry.object_size;
+            if (!bound(want)) {
+                want->length = wanted;
+                return finish(want, pieces, IA_PAST_END);
+            }
+            last = last_block(want);
+        }
+        int error = usable ? add_piece(want, i, block, &entry.at, pieces) : IA_MISS;
+        if (error) {
+            want->length = wanted;
+            return finish(want, pieces, error == -ENOMEM ? error : IA_MISS);
+        }
+    }
+    return finish(want, pieces, IA_HIT);
+}
+
+int ia_resolve_at(const struct ia_view *view, struct ia_want *want, uint32_t i,
+                  const struct ia_location *locations, uint32_t count, struct ia_pieces *pieces)
+{
+    want->first_piece = pieces->count;
+    want->piece_count = 0;
+    if (!bound(want))
+        return finish(want, pieces, IA_PAST_END);
+    if (want->length == 0)
+        return finish(want, pieces, IA_HIT);
+    uint64_t first = want->offset / IA_BLOCK_SIZE, last = last_block(want);
+    if (last - first + 1 != count)
+        return finish(want, pieces, -EPROTO);
+    for (uint32_t n = 0; n < count; n++) {
+        const struct ia_location *at = &locations[n];
+        int error = ia_segment_slot(view->control, at->shard, at->segment) == UINT32_MAX
+                        ? -EPROTO
+                        : add_piece(want, i, first + n, at, pieces);
+        if (error)
+            return finish(want, pieces, error);
+    }
+    return finish(want, pieces, IA_HIT);
+}
+
+void ia_place(const struct ia_want *wants, uint32_t count, struct ia_pieces *pieces,
+              uint8_t *buffer)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        uint8_t *to = buffer;
+        for (uint32_t n = 0; n < wants[i].piece_count; n++) {
+            struct ia_piece *piece = &pieces->piece[wants[i].first_piece + n];
+            piece->to = to;
+            to += piece->length;
+        }
+        buffer += wants[i].length;
+    }
+}
+
+/* ---- pieces to bytes --------------------------------------------------------------------- */
+
+static off_t file_offset(const struct ia_view *view, const struct ia_piece *piece)
+{
+    const struct ia_location *at = &piece->at;
+    return (off_t)(IA_DATA_START + at->segment * view->control->segment_size[at->shard] +
+                   at->offset + piece->skip);
+}
+
+/* What is in the page cache, without waiting for a disk: 0, -EAGAIN if it is not (all) there. */
+static int read_cached(const struct ia_view *view, struct ia_piece *piece)
+{
+    int fd = view->fd[piece->at.shard];
+    if (fd < 0)
+        return -EBADF;
+    struct iovec part = {piece->to, piece->length};
+    ssize_t got = preadv2(fd, &part, 1, file_offset(view, piece), RWF_NOWAIT);
+    if (got == (ssize_t)piece->length)
+        return 0;
+    return -EAGAIN; /* in part, not at all, or a file system without RWF_NOWAIT: read it again */
+}
+
+static int read_waiting(const struct ia_view *view, struct ia_piece *piece)
+{
+    ssize_t got = ia_pread_some(view->fd[piece->at.shard], piece->to, piece->length,
+                                file_offset(view, piece));
+    if (got < 0)
+        return (int)got;
+    return got == (ssize_t)piece->length ? 0 : -EIO;
+}
+
+struct work {
+    const struct ia_view *view;
+    struct ia_piece *pieces;
+    uint32_t count;
+    _Atomic uint32_t next, failed;
+};
+
+/* Pieces are claimed in runs: few enough for the threads to end together, and long enough for the
+ * hints to keep a disk busy. A run that is all in the page cache makes one call a piece. */
+enum { RUN = 16 };
+
+static void copy_run(const struct ia_view *view, struct ia_piece *pieces, uint32_t count,
+                     _Atomic uint32_t *failed)
+{
+    uint32_t cold = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        pieces[i].status = pieces[i].length ? read_cached(view, &pieces[i]) : 0;
+        cold += pieces[i].status == -EAGAIN;
+    }
+    for (uint32_t i = 0; cold && i < count; i++)
+        if (pieces[i].status == -EAGAIN)
+            posix_fadvise(view->fd[pieces[i].at.shard], file_offset(view, &pieces[i]),
+                          pieces[i].length, POSIX_FADV_WILLNEED);
+    uint32_t bad = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (pieces[i].status == -EAGAIN)
+            pieces[i].status = read_waiting(view, &pieces[i]);
+        if (!pieces[i].status && !ia_still_valid(view->control, &pieces[i].at))
+            pieces[i].status = -ESTALE;
+        bad += pieces[i].status != 0;
+    }
+    if (bad)
+        atomic_fetch_add_explicit(failed, bad, memory_order_relaxed);
+}
+
+static void *copy_runs(void *argument)
+{
+    struct work *work = argument;
+    uint32_t run = work->count / 8 < RUN ? work->count / 8 + 1 : RUN;
+    for (;;) {
+        uint32_t from = atomic_fetch_add_explicit(&work->next, run, memory_order_relaxed);
+        if (from >= work->count)
+            return NULL;
+        uint32_t rest = work->count - from;
+        copy_run(work->view, work->pieces + from, rest < run ? rest : run, &work->failed);
+    }
+}
+
+enum { MAX_THREADS = 16 };
+
+uint32_t ia_copy(const struct ia_view *view, struct ia_piece *pieces, uint32_t count,
+                 uint32_t threads)
+{
+    struct work work = {.view = view, .pieces = pieces, .count = count};
+    pthread_t helper[MAX_THREADS];
+    uint32_t helpers = 0;
+    while (helpers + 1 < threads && helpers + 1 < count && helpers < MAX_THREADS &&
+           pthread_create(&helper[helpers], NULL, copy_runs, &work) == 0)
+        helpers++;
+    copy_runs(&work);
+    while (helpers > 0)
+        pthread_join(helper[--helpers], NULL);
+    return atomic_load_explicit(&work.failed, memory_order_relaxed);
+}
+
+/* ---- accounting -------------------------------------------------------------------------- */
+
+int ia_client_page_map(int fd, struct ia_client_page **page)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (st.st_size < (off_t)IA_CLIENT_PAGE_SIZE)
+        return -EPROTO;
+    struct ia_client_page *map =
+        mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (map == MAP_FAILED)
+        return -errno;
+    if (map->magic != IA_CLIENT_MAGIC || map->format != IA_FORMAT ||
+        IA_CLIENT_PAGE_SIZE + (size_t)map->segment_count != (size_t)st.st_size) {
+        munmap(map, (size_t)st.st_size);
+        return -EPROTO;
+    }
+    *page = map;
+    return 0;
+}
+
+void ia_client_page_unmap(struct ia_client_page *page)
+{
+    if (page)
+        munmap(page, IA_CLIENT_PAGE_SIZE + (size_t)page->segment_count);
+}
+
+void ia_client_page_add(struct ia_client_page *page, enum ia_counter counter, uint64_t value)
+{
+    atomic_fetch_add_explicit(&page->counter[counter], value, memory_order_relaxed);
+}
+
+void ia_account(const struct ia_view *view, const struct ia_piece *pieces, uint32_t count)
+{
+    struct ia_client_page *page = view->page;
+    if (!page)
+        return;
+    uint64_t hits = 0, hit_bytes = 0, miss_bytes = 0;
+    uint8_t *touched = (uint8_t *)page + IA_CLIENT_PAGE_SIZE;
+    for (uint32_t i = 0; i < count; i++) {
+        if (pieces[i].at.from_store) {
+            miss_bytes += pieces[i].length;
+        } else {
+            hits++;
+            hit_bytes += pieces[i].length;
+        }
+        uint32_t slot = ia_segment_slot(view->control, pieces[i].at.shard, pieces[i].at.segment);
+        if (slot < page->segment_count && !touched[slot])
+            touched[slot] = 1;
+    }
+    atomic_fetch_add_explicit(&page->counter[IA_HITS], hits, memory_order_relaxed);
+    atomic_fetch_add_explicit(&page->counter[IA_HIT_BYTES], hit_bytes, memory_order_relaxed);
+    atomic_fetch_add_explicit(&page->counter[IA_MISSES], count - hits, memory_order_relaxed);
+    atomic_fetch_add_explicit(&page->counter[IA_MISS_BYTES], miss_bytes, memory_order_relaxed);
+}

@@ -1,0 +1,1 @@
+"""The compiled core: one module for each concept of csrc."""

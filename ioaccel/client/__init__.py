@@ -1,0 +1,1 @@
+"""The reader of a cache: connection, lookup, batches, files, and their asynchronous twins."""

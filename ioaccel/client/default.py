@@ -1,0 +1,25 @@
+"""The default cache: the one that environment, ``ioaccel.toml`` or a running daemon name."""
+
+from __future__ import annotations
+
+import threading
+
+from ioaccel.client.cache import Cache, Url, connect
+from ioaccel.client.file import BufferedObjectFile
+
+_lock = threading.Lock()
+_cache: Cache | None = None
+
+
+def default_cache() -> Cache:
+    """The default cache of this process tree, connected at the first call."""
+    global _cache  # noqa: PLW0603  # one session for the process tree is the point
+    with _lock:
+        if _cache is None:
+            _cache = connect()
+        return _cache
+
+
+def open(url: Url) -> BufferedObjectFile:
+    """`Cache.open` of the default cache: IOACCEL_CACHE_DIR, IOACCEL_CACHE_SIZE, ``ioaccel.toml``."""
+    return default_cache().open(url)

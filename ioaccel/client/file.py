@@ -1,0 +1,127 @@
+"""An object as a binary file."""
+
+from __future__ import annotations
+
+import io
+from types import TracebackType
+from typing import Any
+
+from aiofiles.threadpool.binary import AsyncBufferedReader
+
+from ioaccel.client.reader import Reader
+
+# Read ahead for those who read in small steps (tarfile headers, readline); a read of more than this
+# goes straight into the caller's memory.
+BUFFER_SIZE = 128 << 10
+
+
+class ObjectFile(io.RawIOBase):
+    """An object of ``size`` bytes, read through the cache; seekable, read-only, unbuffered."""
+
+    def __init__(self, reader: Reader, url: str, size: int) -> None:
+        self._reader = reader
+        self._size = size
+        self._position = 0
+        self.name = url
+        self.mode = "rb"
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    @property
+    def size(self) -> int:
+        """Bytes of the object."""
+        return self._size
+
+    def readinto(self, target: Any) -> int:
+        self._check_open()
+        view = memoryview(target).cast("B")
+        view = view[: max(0, self._size - self._position)]
+        if not view:
+            return 0
+        if not self._reader.hit_into(self.name, self._position, view):
+            view[:] = self._reader.read_batch([(self.name, self._position, len(view))])[0]
+        self._position += len(view)
+        return len(view)
+
+    def readall(self) -> bytes:
+        """The rest of the object, in one read."""
+        self._check_open()
+        rest = max(0, self._size - self._position)
+        if rest == 0:
+            return b""
+        data = self._reader.hit(self.name, self._position, rest)
+        if data is None:
+            data = bytes(self._reader.read_batch([(self.name, self._position, rest)])[0])
+        self._position += rest
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._check_open()
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}.get(whence)
+        if base is None:
+            raise ValueError(f"invalid whence {whence}")
+        if base + offset < 0:
+            raise ValueError(f"negative seek position {base + offset} in {self.name}")
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        self._check_open()
+        return self._position
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError(f"I/O operation on closed file {self.name}")
+
+    def __repr__(self) -> str:
+        return f"<ObjectFile {self.name!r}, {self._size} bytes>"
+
+
+class BufferedObjectFile(io.BufferedReader):
+    """What ``cache.open`` returns: `ObjectFile` with a buffer, and its ``size``."""
+
+    raw: ObjectFile
+
+    @property
+    def size(self) -> int:
+        """Bytes of the object."""
+        return self.raw.size
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickles as the object, opened at the same position."""
+        return _reopen, (self.raw._reader, self.raw.name, self.raw.size, self.tell())
+
+
+class AsyncObjectFile(AsyncBufferedReader):
+    """What ``cache.aopen`` returns: aiofiles' face of `BufferedObjectFile`, whose calls are awaited."""
+
+    _file: BufferedObjectFile
+
+    @property
+    def size(self) -> int:
+        """Bytes of the object."""
+        return self._file.size
+
+    async def __aenter__(self) -> AsyncObjectFile:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def open_object(reader: Reader, url: str) -> BufferedObjectFile:
+    """Opens an object. The errors of the store are raised here, not at the first read."""
+    url = reader.canonical(url)
+    return BufferedObjectFile(ObjectFile(reader, url, reader.object_size(url)), BUFFER_SIZE)
+
+
+def _reopen(reader: Reader, url: str, size: int, position: int) -> BufferedObjectFile:
+    file = BufferedObjectFile(ObjectFile(reader, url, size), BUFFER_SIZE)
+    file.seek(position)
+    return file

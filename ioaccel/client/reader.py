@@ -1,0 +1,368 @@
+"""Reads extents through the cache: at memory speed what is there, with one message what is not.
+
+Whatever happens to the engine, a read ends with the right bytes, an error of the store, or an error
+that says what to do; see ``_read_batch``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from ioaccel import wire
+from ioaccel._core._client import HIT, PAST_END, Buffer, Keyring, Request, View, read, read_into
+from ioaccel.client.batch import Batch
+from ioaccel.client.direct import DirectReader
+from ioaccel.client.link import Backoff, EngineLost, Link
+from ioaccel.config import CacheConfig
+from ioaccel.errors import CacheClosedError, IOAccelError, RangeError
+from ioaccel.sources import SourceSpec, canonical, resolve
+
+log = logging.getLogger("ioaccel")
+
+# Rounds of asking and copying before the source is read directly: each round fails only if what the
+# engine has just located was evicted before it could be copied.
+_ROUNDS = 4
+
+# A deferred extent is read in pieces of this size: half of what an answer can hold in transit.
+_PIECE = 32 << 20
+
+# Threads that copy one large batch: beyond this, memory bandwidth is used up.
+_COPY_THREADS = min(4, os.cpu_count() or 1)
+
+
+class Reader:
+    """One cache, as one process tree reads it. Any thread; survives fork and pickling."""
+
+    def __init__(
+        self,
+        config: CacheConfig,
+        session: str,
+        started_ms: int,
+        timeout: float,
+        sources: dict[str, SourceSpec] | None = None,
+    ) -> None:
+        self.config = config
+        self.session = session
+        self.started_ms = started_ms
+        self.timeout = timeout
+        self._sources: dict[str, SourceSpec] = {}
+        self._ring = Keyring()
+        self._closed = False
+        for spec in (sources or {}).values():
+            self._add(spec)
+        self._reset()
+        _readers.add(self)
+
+    def _reset(self) -> None:
+        """Makes what belongs to one process; also called in a forked child."""
+        self._lock = threading.RLock()
+        self._link: Link | None = None
+        self._view: View | None = None
+        self._backoff = Backoff()
+        self.direct = DirectReader(self.spec_of)
+        self._complained = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "config": self.config,
+            "session": self.session,
+            "started_ms": self.started_ms,
+            "timeout": self.timeout,
+            "sources": self._sources,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Hangs up; the private engine leaves after its last client."""
+        with self._lock:
+            self._closed = True
+            self._drop()
+
+    # ---- names ----------------------------------------------------------------------------------
+
+    def spec_of(self, scheme: str) -> SourceSpec:
+        """How to reach the stores of a scheme; settled once for the session, and for its workers."""
+        spec = self._sources.get(scheme)
+        if spec is None:
+            with self._lock:
+                spec = self._sources.get(scheme)
+                if spec is None:
+                    spec = resolve(scheme, self.config.storage_options)
+                    self._add(spec)
+        return spec
+
+    def _add(self, spec: SourceSpec) -> None:
+        self._ring.add(spec.scheme, spec.identity)
+        self._sources[spec.scheme] = spec
+
+    def canonical(self, url: str | os.PathLike[Any]) -> str:
+        """The canonical URL, whose scheme is known from now on."""
+        name = canonical(url)
+        self.spec_of(name.partition("://")[0])
+        return name
+
+    def sources_of(self, urls: Iterable[str]) -> dict[str, SourceSpec]:
+        """What the engine must know to read these canonical URLs."""
+        schemes = {url[: url.index("://")] for url in urls}
+        return {scheme: self.spec_of(scheme) for scheme in schemes}
+
+    def oldest_ms(self) -> int:
+        """A version that was last checked before this does not count."""
+        if self.config.max_age is not None:
+            return int((time.time() - self.config.max_age) * 1000)
+        return 0 if self.config.consistency == "immutable" else self.started_ms
+
+    # ---- the engine -----------------------------------------------------------------------------
+
+    def _current(self) -> View | None:
+        """The view of a live engine, or None if there is none for now."""
+        view = self._view
+        if view is not None and view.current:
+            return view
+        with self._lock:
+            if self._closed:
+                raise CacheClosedError("this cache was closed; connect() again")
+            try:
+                return self._renew().view
+            except EngineLost:
+                self._drop()
+                return None
+
+    def _renew(self) -> Link:
+        """The link to a live engine; the caller holds the lock. EngineLost if there is none for now."""
+        link = self._link
+        if link is not None and link.view.alive:
+            if not link.view.current:
+                link.remap()
+            return link
+        self._drop()
+        if not self._backoff.ready():
+            raise EngineLost("waiting to try again")
+        try:
+            self.attach()
+        except IOAccelError as error:
+            self._backoff.failed()
+            if not self._complained:
+                log.warning("%s; reading the store directly until an engine can be reached", error)
+                self._complained = True
+            raise EngineLost(str(error)) from error
+        assert self._link is not None
+        if self._complained:
+            log.warning("engine %d serves the cache again", self._link.engine_pid)
+            self._complained = False
+        self._backoff.worked()
+        return self._link
+
+    def attach(self) -> None:
+        """Reaches the engine now, and raises the reason if that cannot be done."""
+        with self._lock:
+            if self._link is None:
+                self._link = Link(self.config.directories, self.config.capacities, self.session)
+                self._view = self._link.view
+
+    def _drop(self) -> None:
+        self._view = None
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    def ask(self, message: wire.Message, timeout: float | None = None) -> wire.Answer | None:
+        """The engine's answer, or None if there is no engine; a dead one is replaced once."""
+        for _ in range(2):
+            with self._lock:
+                if self._closed:
+                    raise CacheClosedError("this cache was closed; connect() again")
+                try:
+                    link = self._renew()
+                except EngineLost:
+                    return None
+            try:
+                return link.request(message, self.timeout if timeout is None else timeout)
+            except EngineLost as lost:
+                with self._lock:
+                    if self._link is link:
+                        log.info("the engine is gone (%s)", lost)
+                        self._drop()
+        return None
+
+    # ---- reading --------------------------------------------------------------------------------
+
+    def hit(self, url: str, offset: int, length: int | None) -> bytes | None:
+        """The bytes of an extent that is cached, else None. Microseconds, and no message."""
+        view = self._view
+        if view is None or not view.current:
+            view = self._current()
+            if view is None:
+                return None
+        data = read(view, self._ring, url, offset, length, self.oldest_ms())
+        return data if type(data) is bytes else None
+
+    def hit_into(self, url: str, offset: int, target: memoryview) -> bool:
+        """Fills ``target`` with cached bytes from ``offset`` on; whether they are cached."""
+        view = self._current()
+        return view is not None and read_into(view, self._ring, url, offset, target, self.oldest_ms()) == HIT
+
+    def read_batch(self, extents: Iterable[Any]) -> Batch:
+        """The bytes of all extents. Raises the first error among them."""
+        return self._read_batch(Request(extents, self._ring, self.canonical))
+
+    def object_size(self, url: str) -> int:
+        """The size of an object; the first block of one that is not cached is fetched."""
+        request = Request([(url, 0, 0)], self._ring, self.canonical)
+        view = self._current()
+        if view is not None and (request.lookup(view, self.oldest_ms()) == 0 or self._ask_for(request, []) == {}):
+            return request.object_size(0)
+        return self.direct.stat(request.extents()[0][0], self.timeout).size
+
+    def _read_batch(self, request: Request) -> Batch:
+        """Looks up, asks for what is missing, copies; and again, if it was evicted in between.
+
+        Without an engine, or when that goes on, the source is read directly.
+        """
+        unreadable: list[int] = []
+        for _ in range(_ROUNDS):
+            view = self._current()
+            if view is None:
+                break
+            others: dict[int, wire.Deferred | wire.Uncached] | None = {}
+            if request.lookup(view, self.oldest_ms(), unreadable):
+                others = self._ask_for(request, unreadable)
+                if others is None:
+                    continue
+            offsets = np.empty(len(request) + 1, np.int64)
+            buffer = np.frombuffer(Buffer(request.offsets(offsets)), np.uint8)
+            if request.copy(buffer, _COPY_THREADS):
+                batch = Batch(buffer, offsets)
+                return self._complete(batch, request.extents(), others) if others else batch
+            unreadable = request.unreadable
+        return self._read_directly(request.extents())
+
+    def _ask_for(
+        self, request: Request, unreadable: list[int]
+    ) -> dict[int, wire.Deferred | wire.Uncached] | None:
+        """Resolves what is missing from the engine's answer. Raises the first error in it.
+
+        Returns what has to be read in another way, and leaves it out of the request; None if the
+        engine is gone.
+        """
+        extents = request.extents()
+        missing = request.missing()
+        wanted = [extents[i] for i in missing]
+        bad = set(unreadable)
+        message = wire.Fetch(
+            self.session,
+            self.sources_of(e[0] for e in wanted),
+            wanted,
+            self.oldest_ms(),
+            self.timeout,
+            [n for n, i in enumerate(missing) if i in bad],
+        )
+        link = self._link
+        answers = self.ask(message)
+        if link is None or self._link is not link or not isinstance(answers, wire.Answers):
+            return None  # what another engine says does not fit the view that was looked up
+        others: dict[int, wire.Deferred | wire.Uncached] = {}
+        for i, answer in zip(missing, answers.results, strict=True):
+            if isinstance(answer, wire.Found):
+                if request.resolve(i, answer.object_size, answer.locations) == PAST_END:
+                    raise _past_end(extents[i], answer.object_size)
+            elif isinstance(answer, wire.Failure):
+                raise answer.error()
+            else:
+                others[i] = answer
+                request.skip(i)
+        return others
+
+    def _complete(
+        self, batch: Batch, extents: list[wire.Extent], others: dict[int, wire.Deferred | wire.Uncached]
+    ) -> Batch:
+        """Reads what the engine would not give in one answer, and puts all together."""
+        parts: list[Any] = list(batch)
+        uncached = [i for i, answer in others.items() if isinstance(answer, wire.Uncached)]
+        deferred = [i for i, answer in others.items() if isinstance(answer, wire.Deferred)]
+        if uncached:
+            data = self.direct.read_all([extents[i] for i in uncached], self.timeout)
+            for i, part in zip(uncached, data, strict=True):
+                parts[i] = part
+        large = [i for i in deferred if len(deferred) == 1 or _known_length(extents[i], others[i]) > _PIECE]
+        for i in large:
+            parts[i] = self._read_large(extents[i], _known_length(extents[i], others[i]))
+        small = [i for i in deferred if i not in large]
+        if small:
+            for i, part in zip(small, self.read_batch([extents[i] for i in small]), strict=True):
+                parts[i] = part
+        return _join(parts)
+
+    def _read_large(self, extent: wire.Extent, length: int) -> memoryview:
+        """One extent in pieces, two at a time, each of which an answer can hold."""
+        url, offset, _ = extent
+        whole = memoryview(Buffer(length))
+
+        def read_piece(at: int) -> None:
+            size = min(_PIECE, length - at)
+            whole[at : at + size] = self.read_batch([(url, offset + at, size)])[0]
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(read_piece, range(0, length, _PIECE)))
+        return whole
+
+    def _read_directly(self, extents: list[wire.Extent]) -> Batch:
+        """Without the cache: slower, and right."""
+        batch = _join(self.direct.read_all(extents, self.timeout))
+        if self._view is not None:
+            self._view.add_direct(batch.nbytes)
+        return batch
+
+
+def _known_length(extent: wire.Extent, answer: wire.Deferred | wire.Uncached) -> int:
+    _, offset, length = extent
+    size = answer.object_size if isinstance(answer, wire.Deferred) else None
+    if length is not None:
+        return length
+    return size - offset if size is not None else 0
+
+
+def _past_end(extent: wire.Extent, size: int) -> RangeError:
+    url, offset, length = extent
+    return RangeError(
+        f"{url} has {size} bytes, and {offset}..{offset + (length or 0)} does not lie inside; read within its size",
+        url=url,
+        range=(offset, offset + (length or 0)),
+    )
+
+
+def _join(parts: list[Any]) -> Batch:
+    """One batch of parts that stand apart."""
+    offsets = np.zeros(len(parts) + 1, np.int64)
+    np.cumsum([len(p) for p in parts], out=offsets[1:])
+    buffer = np.frombuffer(Buffer(int(offsets[-1])), np.uint8)
+    view = memoryview(buffer)
+    for part, start in zip(parts, offsets.tolist(), strict=False):
+        view[start : start + len(part)] = part
+    return Batch(buffer, offsets)
+
+
+# ---- forks --------------------------------------------------------------------------------------
+
+_readers: weakref.WeakSet[Reader] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In the child: hangs up what was inherited (the parent keeps its own) and begins anew."""
+    for reader in list(_readers):
+        reader._drop()
+        reader._reset()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,256 @@
+"""Where a cache is and how large: arguments, environment, ``ioaccel.toml``, a daemon, defaults.
+
+The first that says something wins, setting by setting.
+
+=====================  ==========================  ==================================================
+argument               environment                 ``ioaccel.toml``
+=====================  ==========================  ==================================================
+``cache_dir``          ``IOACCEL_CACHE_DIR``       ``cache_dir``: a string or a list
+``cache_size``         ``IOACCEL_CACHE_SIZE``      ``cache_size``: ``"100GB"``, a number, or a list
+``consistency``                                    ``consistency``
+``max_age``                                        ``max_age``: seconds
+``storage_options``                                ``[storage_options]``
+=====================  ==========================  ==================================================
+
+``ioaccel.toml`` is looked for in ``$IOACCEL_CONFIG``, the working directory,
+``$XDG_CONFIG_HOME/ioaccel/`` (``~/.config/ioaccel/``) and ``/etc``; the first found is read. Several
+directories in ``IOACCEL_CACHE_DIR`` are separated by ``:``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ioaccel.errors import ConfigError
+
+Size = int | float | str
+PathLike = str | os.PathLike[str]
+
+CONSISTENCIES = ("session", "immutable")
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
+_BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40, "pi": 2**50}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?i?)b?\s*\Z", re.IGNORECASE)
+
+# More than any node has; a slip of the unit is likelier.
+_LARGEST = 10**18
+
+
+class ConfigFile(msgspec.Struct, forbid_unknown_fields=True):
+    """What ``ioaccel.toml`` may say."""
+
+    cache_dir: str | list[str] | None = None
+    cache_size: int | float | str | list[int | float | str] | None = None
+    consistency: str | None = None
+    max_age: float | None = None
+    storage_options: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Everything a ``connect()`` has settled. Picklable; holds secrets in ``storage_options`` only."""
+
+    directories: tuple[str, ...]  # real paths, sorted: the first one holds the socket
+    capacities: tuple[int | None, ...]  # payload bytes, one a directory; None: as it was made
+    consistency: str = "session"
+    max_age: float | None = None
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+def load(
+    cache_dir: PathLike | Sequence[PathLike] | None = None,
+    cache_size: Size | Sequence[Size] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    consistency: str | None = None,
+    max_age: float | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> CacheConfig:
+    """Settles the configuration. ConfigError names what makes no sense, and where it was said."""
+    path, file = read_file(environ)
+    where = f"in {path}" if path else ""
+    directories, said = _directories(cache_dir, file.cache_dir, environ)
+    size: Any = cache_size
+    if size is None and said != "daemon":
+        size = environ.get("IOACCEL_CACHE_SIZE") or file.cache_size
+    age = max_age if max_age is not None else file.max_age
+    if age is not None and not (isinstance(age, (int, float)) and age >= 0):
+        raise ConfigError(f"max_age is a number of seconds of at least 0, not {age!r} {where}".strip())
+    mode = consistency or file.consistency or "session"
+    if mode not in CONSISTENCIES:
+        raise ConfigError(
+            f"consistency is one of {', '.join(map(repr, CONSISTENCIES))}, not {mode!r} {where}".strip()
+        )
+    capacities = split_size(size, directories)
+    order = sorted(range(len(directories)), key=lambda i: directories[i])
+    return CacheConfig(
+        tuple(directories[i] for i in order),
+        tuple(capacities[i] for i in order),
+        mode,
+        age,
+        dict(storage_options if storage_options is not None else file.storage_options),
+    )
+
+
+def read_file(environ: Mapping[str, str] = os.environ) -> tuple[Path | None, ConfigFile]:
+    """The first ``ioaccel.toml`` found, and what it says."""
+    named = environ.get("IOACCEL_CONFIG")
+    home = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    places = [Path("ioaccel.toml"), home / "ioaccel" / "ioaccel.toml", Path("/etc/ioaccel.toml")]
+    for path in [Path(named)] if named else places:
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
+            if named:
+                raise ConfigError(f"IOACCEL_CONFIG names {path}, which does not exist", url=named) from None
+            continue
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}", url=str(path)) from error
+        try:
+            return path.absolute(), msgspec.convert(tomllib.loads(text), ConfigFile)
+        except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+            raise ConfigError(f"{path}: {error}", url=str(path)) from error
+    return None, ConfigFile()
+
+
+def _directories(
+    given: PathLike | Sequence[PathLike] | None,
+    in_file: str | list[str] | None,
+    environ: Mapping[str, str],
+) -> tuple[list[str], str]:
+    """The real paths of the cache directories, and who said so."""
+    said = "argument"
+    chosen: Any = given
+    if chosen is None:
+        said, chosen = "environment", [p for p in environ.get("IOACCEL_CACHE_DIR", "").split(":") if p]
+    if not chosen and given is None:
+        said, chosen = "file", in_file
+    if chosen is None:
+        said, chosen = "daemon", served_directories(environ)
+    if chosen is None:
+        said = "default"
+        chosen = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ioaccel"
+    names = [chosen] if isinstance(chosen, (str, os.PathLike)) else list(chosen)
+    if not names or not all(isinstance(n, (str, os.PathLike)) and os.fspath(n) for n in names):
+        raise ConfigError(f"cache_dir is a path or a list of paths, not {chosen!r}")
+    paths = [os.path.realpath(os.path.expanduser(os.fspath(n))) for n in names]
+    if len(set(paths)) < len(paths):
+        raise ConfigError(f"cache_dir names one directory twice: {', '.join(map(str, names))}")
+    return paths, said
+
+
+# ---- sizes --------------------------------------------------------------------------------------
+
+
+def parse_size(value: Size) -> int | float:
+    """Bytes of ``100``, ``"100GB"`` (10^9) or ``"64MiB"`` (2^20); ``0.8`` and ``"80%"`` are 0.8 (of a disk).
+
+    ConfigError for anything that is not a positive size.
+    """
+    size = _fraction_or_bytes(value)
+    if size is None or not math.isfinite(size) or size <= 0:
+        raise ConfigError(
+            "cache_size is a positive size such as '100GB', '64MiB', 10_000_000 or 0.8 (of the disk), "
+            f"not {value!r}"
+        )
+    if isinstance(size, float) and size > 1:
+        size = int(size)
+    if size > _LARGEST:
+        raise ConfigError(f"cache_size {value!r} is more than any disk holds; check its unit")
+    return size
+
+
+def _fraction_or_bytes(value: object) -> int | float | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, (int, float)):
+        return value
+    if not isinstance(value, str):
+        return None
+    if value.strip().endswith("%"):
+        match = _SIZE.match(value.strip()[:-1])
+        return float(match[1]) / 100 if match and not match[2] else None
+    match = _SIZE.match(value)
+    if match is None or match[2].lower() == "i":
+        return None
+    unit = match[2].lower()
+    if not unit and "." in match[1]:
+        return float(match[1])
+    return int(float(match[1]) * (_UNITS.get(unit) or _BINARY[unit]))
+
+
+def split_size(size: Any, directories: Sequence[str]) -> list[int | None]:
+    """The bytes of each directory: as given one by one, or a total shared by the sizes of the disks."""
+    if size is None:
+        return [None] * len(directories)
+    disks = [_disk_of(d) for d in directories]
+    if not isinstance(size, (str, int, float)):
+        sizes = list(size)
+        if len(sizes) != len(directories):
+            raise ConfigError(f"cache_size has {len(sizes)} entries for {len(directories)} directories")
+        return [_bytes_of(parse_size(s), total) for s, (_, total) in zip(sizes, disks, strict=True)]
+    parsed = parse_size(size)
+    shares = [total / sum(d == device for d, _ in disks) for device, total in disks]
+    if isinstance(parsed, float):
+        return [max(1, int(parsed * share)) for share in shares]
+    if parsed > sum(shares):
+        raise ConfigError(
+            f"cache_size {size!r} is more than the {sum(shares) / 1e9:,.0f} GB of the disks of "
+            f"{', '.join(directories)}; choose less, or other disks"
+        )
+    return [max(1, int(parsed * share / sum(shares))) for share in shares]
+
+
+def _bytes_of(parsed: int | float, total: float) -> int:
+    if isinstance(parsed, float):
+        return max(1, int(parsed * total))
+    if parsed > total:
+        raise ConfigError(f"cache_size {parsed} is more than the {total / 1e9:,.0f} GB of its disk")
+    return parsed
+
+
+def _disk_of(directory: str) -> tuple[int, float]:
+    """The device of a directory, which may not exist yet, and its size in bytes."""
+    path = Path(directory)
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    stat = os.statvfs(path)
+    return os.stat(path).st_dev, float(stat.f_blocks * stat.f_frsize)
+
+
+# ---- the standalone daemon ----------------------------------------------------------------------
+
+
+class Served(msgspec.Struct):
+    """What ``ioaccel serve`` leaves for ``connect()`` to find."""
+
+    pid: int
+    directories: list[str]
+
+
+def runtime_file(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the standalone daemon of this user says which directories it serves."""
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    base = Path(runtime) / "ioaccel" if runtime else Path(f"/tmp/ioaccel-{os.getuid()}")
+    return base / "daemon.json"
+
+
+def served_directories(environ: Mapping[str, str] = os.environ) -> list[str] | None:
+    """The directories of this user's running daemon, or None if there is none."""
+    path = runtime_file(environ)
+    try:
+        if path.parent.stat().st_uid != os.getuid():
+            return None
+        served = msgspec.json.decode(path.read_bytes(), type=Served)
+        os.kill(served.pid, 0)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return served.directories

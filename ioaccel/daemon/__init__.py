@@ -1,0 +1,1 @@
+"""The engine as a process: its socket, its life and its end."""

@@ -1,0 +1,83 @@
+"""One engine process, from opening the directories to leaving them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from ioaccel import wire
+from ioaccel.daemon.server import Server
+from ioaccel.engine.engine import Engine
+from ioaccel.engine.shard import Shard, open_shard
+from ioaccel.errors import CacheBusyError, CacheDirectoryError, CacheFormatError
+
+log = logging.getLogger("ioaccel.daemon")
+
+
+class Settings(msgspec.Struct):
+    """What an engine is started with."""
+
+    directories: list[str]  # absolute, in the order that makes the first one hold the socket
+    capacities: list[int | None]  # payload bytes a directory; None: as it was made
+    report_fd: int | None = None
+    sys_path: list[str] = []
+
+
+def run_engine(settings: Settings, *, private: bool, ready: Callable[[], None]) -> None:
+    """Serves the directories until stopped; a private engine, until the last client has left.
+
+    ``ready`` is called once clients can connect. Raises CacheDirectoryError or a subclass if the
+    directories cannot be served.
+    """
+    shards = _open_shards(settings)
+    engine = Engine(shards)
+    socket_path = Path(settings.directories[0]) / wire.SOCKET
+    try:
+        server = Server(engine, settings.directories, private=private)
+    except OSError as error:
+        raise CacheDirectoryError(
+            f"cannot make the socket {socket_path}: {error.strerror}; choose a cache directory on a local "
+            "file system",
+            url=str(socket_path),
+        ) from error
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        server.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+    log.info("serving %s; %d blocks recovered", settings.directories, engine.recovered_blocks)
+    ready()
+    try:
+        server.run()
+    finally:
+        with contextlib.suppress(OSError):
+            socket_path.unlink()
+        log.info("leaving %s", settings.directories)
+        # Fetch threads may be in the middle of a write: the process ends with the locks still held.
+        logging.shutdown()
+        os._exit(0)
+
+
+def _open_shards(settings: Settings) -> list[Shard]:
+    """Opens what can be opened: one bad disk costs its own blocks, not the job."""
+    shards: list[Shard] = []
+    failures: list[CacheDirectoryError] = []
+    for directory, capacity in zip(settings.directories, settings.capacities, strict=True):
+        try:
+            shards.append(open_shard(len(shards), Path(directory), capacity, settings.directories))
+        except (CacheBusyError, CacheFormatError):
+            raise
+        except CacheDirectoryError as error:
+            failures.append(error)
+            log.warning("%s", error)
+    if not shards:
+        raise failures[0]
+    return shards

@@ -1,0 +1,143 @@
+"""``ioaccel demo``: train twice on the same objects, once directly and once through ioaccel."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ioaccel.demo import extras
+from ioaccel.demo.options import DemoOptions
+from ioaccel.errors import IOAccelError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ioaccel import Cache
+    from ioaccel.demo.readers import Reader
+    from ioaccel.demo.report import Report
+    from ioaccel.demo.stage import Stage
+    from ioaccel.demo.train import Epoch
+
+ENGINE_LEAVES_S = 10.0
+"""Seconds that a private engine has to leave after its last client; it takes one."""
+
+__all__ = ["DemoOptions", "run"]
+
+
+def run(options: DemoOptions, console: Console) -> dict[str, Any]:
+    """Run the demo; print, draw and write its figures, and return what ``--json`` writes.
+
+    Raises ConfigError if a package is missing or the URL holds nothing to read, and IOAccelError,
+    after everything is written, if the losses of the two runs differ in any bit.
+    """
+    extras.require(server=options.url is None)
+    from ioaccel.demo import figures, picture
+    from ioaccel.demo.readers import CachedReader, DirectReader
+    from ioaccel.demo.report import Report
+
+    report = Report(console)
+    with _prepared(options, report) as (stage, cache):
+        setting = figures.setting(options, stage)
+        report.line(setting)
+        direct = DirectReader(stage.urls[0], stage.storage_options)
+        runs = {
+            "direct": _train("direct", direct, stage, options, report),
+            "ioaccel": _train("ioaccel", CachedReader(cache), stage, options, report),
+        }
+    report.table(runs)
+    report.line(figures.NOTES)
+    report.line(figures.conclusion(runs))
+    picture.draw(runs, setting=setting, path=options.picture)
+    report.line(f"Picture: {options.picture}")
+    result = figures.as_dict(runs, options, stage)
+    if options.json is not None:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        report.line(f"Figures: {options.json}")
+    if not figures.identical(runs):
+        raise IOAccelError(
+            "the losses of the two runs differ, so they did not read the same bytes; unless the objects "
+            "changed meanwhile, please report this with the figures that --json writes"
+        )
+    return result
+
+
+@contextmanager
+def _prepared(options: DemoOptions, report: Report) -> Iterator[tuple[Stage, Cache]]:
+    """What to read, and a cache to read it through; whatever was started for it is stopped at the end."""
+    from ioaccel.demo import stage
+
+    if options.url is None:
+        photographs = stage.photographs(options.samples, latency_ms=options.latency_ms, report=report)
+        with photographs as found, _cache(options, found.storage_options) as cache:
+            yield found, cache
+    else:
+        with _cache(options, options.storage_options) as cache:
+            with report.task(f"Listing {options.url}"):
+                found = stage.objects(
+                    options.url, options.samples, cache=cache, storage_options=options.storage_options
+                )
+            report.line("A sample is an image, decoded, or of any other object its first 3 KiB.")
+            yield found, cache
+
+
+@contextmanager
+def _cache(options: DemoOptions, storage_options: Mapping[str, object] | None) -> Iterator[Cache]:
+    """A cache in the directory asked for, or in a temporary one."""
+    import ioaccel
+
+    with ExitStack() as stack:
+        directory = options.cache_dir or stack.enter_context(_temporary_directory())
+        with ioaccel.connect(directory, options.cache_size, storage_options) as cache:
+            yield cache
+
+
+@contextmanager
+def _temporary_directory() -> Iterator[Path]:
+    """A cache directory that is removed once its engine, which outlives its clients for a moment, is gone."""
+    with tempfile.TemporaryDirectory(prefix="ioaccel-demo-") as name:
+        directory = Path(name)
+        try:
+            yield directory
+        finally:
+            _wait_for_engine(directory / "engine.lock")
+
+
+def _wait_for_engine(path: Path) -> None:
+    """Return when no process holds the lock that an engine holds for its life, or after ENGINE_LEAVES_S."""
+    deadline = time.monotonic() + ENGINE_LEAVES_S
+    with suppress(FileNotFoundError), path.open() as lock:
+        while time.monotonic() < deadline:
+            with suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(0.05)
+
+
+def _train(name: str, reader: Reader, stage: Stage, options: DemoOptions, report: Report) -> list[Epoch]:
+    """One of the two runs, with a line for each of its epochs."""
+    from ioaccel.demo.samples import ObjectDataset
+    from ioaccel.demo.train import train
+
+    dataset = ObjectDataset(stage.urls, stage.labels, reader)
+    done: list[Epoch] = []
+    with report.task(f"Training, {name}", total=options.epochs * len(dataset)) as task:
+        epochs = train(
+            dataset,
+            classes=stage.classes,
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            store_bytes=reader.store_bytes,
+            progress=task.advance,
+        )
+        with closing(epochs):
+            for epoch in epochs:
+                done.append(epoch)
+                report.line(f"{name}, epoch {len(done)}: {epoch.samples_per_s:,.0f} samples/s")
+    return done

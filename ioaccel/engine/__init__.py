@@ -1,0 +1,1 @@
+"""The writer of a cache: fetches, appends, publishes, evicts, recovers. One process a cache."""

@@ -1,0 +1,404 @@
+"""The engine: everything that writes a cache, behind one method a request."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import ioaccel
+from ioaccel import wire
+from ioaccel._core._engine import BLOCK_SIZE, Index, block_key, list_segment, verify_block
+from ioaccel.engine.fetch import Fetcher, Item, as_ioaccel_error, block_of
+from ioaccel.engine.flights import Flights
+from ioaccel.sources.governor import Governor
+from ioaccel.engine.manifests import Manifests
+from ioaccel.engine.objects import Known, Objects, Target
+from ioaccel.engine.sessions import ClientPage, Clients
+from ioaccel.engine.shard import Segment, Shard
+from ioaccel.engine.space import Space
+from ioaccel.engine.transit import SEGMENT_SIZE, SEGMENTS, Transit
+from ioaccel.errors import ConfigError, IOAccelError
+from ioaccel.sources import PROCESS_LOCAL, Source, SourceSpec, open_source, split_object_url, split_prefix_url
+
+# Extents of a prefetch that are on their way at once: enough to fill any governor's limit.
+_PREFETCH_WAVE = 512
+
+
+class Engine:
+    """One per set of cache directories; ``shards`` are opened and locked. Any thread."""
+
+    def __init__(self, shards: list[Shard]) -> None:
+        self.shards = shards
+        counts = [len(s.segments) for s in shards] + [SEGMENTS]
+        sizes = [s.segment_size for s in shards] + [SEGMENT_SIZE]
+        self.index = Index(counts, sizes)
+        self.clients = Clients(self.index.total_segments)
+        self.transit = Transit(len(shards), self.index)
+        self.space = Space(self.index, shards, self.transit, self.clients)
+        self.flights = Flights()
+        self.objects = Objects(self.index, self.flights)
+        self.fetcher = Fetcher(self.index, shards, self.space, self.objects, self.flights)
+        self.manifests = Manifests(shards[0].directory / "manifests", self.flights, self.objects)
+        self._lock = threading.Lock()
+        self._sources: dict[tuple[bytes, str], Source] = {}
+        self._governors: defaultdict[bytes, Governor] = defaultdict(Governor)
+        self._prefetches: SimpleQueue[wire.Prefetch | None] = SimpleQueue()
+        self._prefetcher: threading.Thread | None = None
+        self._list_requests = 0
+        self._started = time.monotonic()
+        self._recover()
+        # From here on the index may be believed, for as long as this process lives.
+        self.index.hold()
+
+    def _recover(self) -> None:
+        """Finds what an earlier engine left, all shards at once."""
+        with ThreadPoolExecutor(len(self.shards)) as pool:
+            results = list(pool.map(lambda shard: shard.recover(self.index), self.shards))
+        self.recovered_blocks = self.index.usage()[0]
+        self.space.recovered(max(newest for _, newest in results))
+
+    def close(self) -> None:
+        """Stops prefetching and releases the directories. Readers see the engine die with its process."""
+        self._prefetches.put(None)
+        self.flights.close()
+        for shard in self.shards:
+            shard.close()
+        self.transit.close()
+
+    # ---- clients --------------------------------------------------------------------------------
+
+    def attach(self, session: str) -> tuple[ClientPage, list[int], list[bool]]:
+        """A new client's page, the descriptors for it (to be closed), and which shards have one."""
+        page = self.clients.join(session)
+        descriptors = [self.index.control_fd(), self.index.index_fd(), os.dup(page.fd)]
+        readable = []
+        for shard in (*self.shards, self.transit):
+            try:
+                descriptors.append(shard.reader_fd())
+                readable.append(True)
+            except OSError:
+                readable.append(False)
+        return page, descriptors, readable
+
+    # ---- targets --------------------------------------------------------------------------------
+
+    def _target(self, url: str, sources: dict[str, SourceSpec]) -> Target:
+        scheme, bucket, key = split_object_url(url)
+        spec = sources[scheme]
+        source = self._source(spec, bucket)
+        return Target(
+            url, key, block_key(spec.identity, url), spec.identity, source, self._governors[spec.identity]
+        )
+
+    def _source(self, spec: SourceSpec, bucket: str) -> Source:
+        if spec.scheme in PROCESS_LOCAL:
+            raise _NotForUs(f"{spec.scheme}:// lives in the process that made it")
+        with self._lock:
+            source = self._sources.get((spec.identity, bucket))
+            if source is None:
+                try:
+                    source = open_source(spec, bucket)
+                except ConfigError as error:
+                    if spec.kind == "fsspec":
+                        # A file system that only the client has: registered there, or not importable here.
+                        raise _NotForUs(str(error)) from error
+                    raise
+                self._sources[spec.identity, bucket] = source
+            return source
+
+    def _items(
+        self, extents: list[wire.Extent], sources: dict[str, SourceSpec]
+    ) -> list[Item | wire.Uncached | wire.Failure]:
+        items: list[Item | wire.Uncached | wire.Failure] = []
+        for url, offset, length in extents:
+            try:
+                items.append(Item(self._target(url, sources), offset, length))
+            except _NotForUs as reason:
+                items.append(wire.Uncached(str(reason)))
+            except IOAccelError as error:
+                items.append(wire.Failure.of(error))
+        return items
+
+    # ---- reading --------------------------------------------------------------------------------
+
+    def fetch(self, request: wire.Fetch) -> wire.Answers:
+        """Locates every extent, fetching what is missing."""
+        items = self._items(request.extents, request.sources)
+        for i in request.unreadable:
+            if isinstance(item := items[i], Item):
+                self.fetcher.drop(item)
+        self._settle(items, request, urgent=True)
+        return wire.Answers([_answer(item) for item in items])
+
+    def _settle(
+        self,
+        items: list[Item | wire.Uncached | wire.Failure],
+        request: wire.Fetch | wire.Prefetch,
+        *,
+        urgent: bool,
+    ) -> None:
+        self.fetcher.settle(
+            [item for item in items if isinstance(item, Item)],
+            self.clients.session(request.session),
+            request.oldest_ms,
+            time.monotonic() + request.timeout,
+            urgent=urgent,
+        )
+
+    def prefetch(self, request: wire.Prefetch) -> wire.Prefetched:
+        """Brings extents into the cache, now or in the background."""
+        if request.wait:
+            return self._prefetch(request, urgent=True)
+        with self._lock:
+            if self._prefetcher is None:
+                self._prefetcher = threading.Thread(
+                    target=self._prefetch_all, name="ioaccel-prefetch", daemon=True
+                )
+                self._prefetcher.start()
+        self._prefetches.put(request)
+        return wire.Prefetched(len(request.extents))
+
+    def _prefetch_all(self) -> None:
+        while (request := self._prefetches.get()) is not None:
+            self._prefetch(request, urgent=False)
+
+    def _prefetch(self, request: wire.Prefetch, *, urgent: bool) -> wire.Prefetched:
+        stored = 0
+        failures: list[wire.Failure] = []
+        for start in range(0, len(request.extents), _PREFETCH_WAVE):
+            items = self._items(request.extents[start : start + _PREFETCH_WAVE], request.sources)
+            self._settle(items, request, urgent=urgent)
+            good = [i for i in items if isinstance(i, Item) and i.error is None and not i.deferred]
+            failures += [a for a in map(_answer, items) if isinstance(a, wire.Failure)]
+            stored += sum(item.stored for item in good)
+            if not all(item.stored for item in good):
+                break  # full: what came now would be fetched again when it is read
+        accepted = len(request.extents)
+        return wire.Prefetched(accepted, stored, accepted - stored - len(failures), failures)
+
+    def stat(self, request: wire.Stat) -> wire.Stats:
+        """Size and version of objects, checked recently enough."""
+        deadline = time.monotonic() + request.timeout
+        items = self._items([(url, 0, None) for url in request.urls], request.sources)
+        targets = [item.target for item in items if isinstance(item, Item)]
+        found: dict[bytes, Known | Exception] = {}
+        for target in targets:
+            known = self.objects.get(target)
+            if known is not None and known.checked_ms >= request.oldest_ms and known.version is not None:
+                found[target.base] = known
+        unknown = [t for t in targets if t.base not in found]
+        found |= self.objects.check(unknown, request.oldest_ms, deadline)
+        results: list[wire.ObjectStat | wire.Uncached | wire.Failure] = []
+        for item in items:
+            if not isinstance(item, Item):
+                results.append(item)
+                continue
+            known_or_error = found[item.target.base]
+            if isinstance(known_or_error, Known):
+                results.append(
+                    wire.ObjectStat(item.target.url, known_or_error.size, known_or_error.version or "")
+                )
+            else:
+                results.append(wire.Failure.of(as_ioaccel_error(known_or_error, item.target.url)))
+        return wire.Stats(results)
+
+    def list_directory(self, request: wire.ListDirectory) -> wire.Directory | wire.Uncached:
+        """What stands directly below a URL."""
+        try:
+            _, source, key = self._prefix(request.url, request.sources)
+        except _NotForUs as reason:
+            return wire.Uncached(str(reason))
+        governor = self._governors[request.sources[request.url.partition("://")[0]].identity]
+        directories, objects = governor.call(
+            request.url, lambda: source.list_dir(key), time.monotonic() + request.timeout
+        )
+        return wire.Directory(
+            [source.url(d) for d in directories],
+            [wire.ObjectStat(source.url(o.key), o.size, o.version) for o in objects],
+        )
+
+    def manifest(self, request: wire.Manifest) -> wire.ManifestFile | wire.Uncached:
+        """A file that lists everything below a URL."""
+        try:
+            spec, source, key = self._prefix(request.url, request.sources)
+        except _NotForUs as reason:
+            return wire.Uncached(str(reason))
+        path = self.manifests.path(
+            spec, source, key, request.oldest_ms, request.timeout, request.refresh, self._count_listing
+        )
+        return wire.ManifestFile(str(path))
+
+    def _count_listing(self, requests: int) -> None:
+        with self._lock:
+            self._list_requests += requests
+
+    def _prefix(self, url: str, sources: dict[str, SourceSpec]) -> tuple[SourceSpec, Source, str]:
+        """The source of a URL that names a directory or a whole bucket, and the key there."""
+        scheme, bucket, key = split_prefix_url(url)
+        return sources[scheme], self._source(sources[scheme], bucket), key
+
+    # ---- what is cached -------------------------------------------------------------------------
+
+    def residency(self, request: wire.Residency) -> wire.Resident:
+        """How many bytes of each object are cached."""
+        cached, sizes = [], []
+        for url in request.urls:
+            base = block_key(request.sources[url.partition("://")[0]].identity, url)
+            entry = self.index.get(base)
+            size = entry[2] if entry is not None else None
+            total, number = 0, 0
+            while entry is not None or (size is not None and number * BLOCK_SIZE < size):
+                total += entry[1] if entry is not None else 0
+                number += 1
+                if size is not None and number * BLOCK_SIZE >= size:
+                    break
+                entry = self.index.get(block_of(base, number))
+            cached.append(total)
+            sizes.append(size)
+        return wire.Resident(cached, sizes)
+
+    def evict(self, request: wire.Evict) -> wire.Evicted:
+        """Removes an object, or all below a URL that ends with a slash."""
+        spec = request.sources[request.url.partition("://")[0]]
+        base = block_key(spec.identity, request.url)
+        entry = self.index.get(base)
+        keys: list[bytes] = []
+        if request.url.endswith("/") or entry is None:
+            for position in range(self._positions()):
+                for header in self._headers(position):
+                    key, url, offset = header[0], header[1], header[4]
+                    below = url.startswith(request.url) if request.url.endswith("/") else url == request.url
+                    if below and key == block_of(block_key(spec.identity, url), offset // BLOCK_SIZE):
+                        keys.append(key)
+        else:
+            keys = [block_of(base, n) for n in range(max(1, -(-entry[2] // BLOCK_SIZE)))]
+        blocks = size = 0
+        for key in keys:
+            found = self.index.get(key)
+            if found is not None and self.space.remove(key, found[0]):
+                blocks += 1
+                size += found[1]
+        return wire.Evicted(blocks, size)
+
+    def verify(self, request: wire.Verify) -> wire.Verified:
+        """Checks every block of one segment against its CRCs; removes those that are corrupt."""
+        shard, segment = self._segment(request.position)
+        blocks = size = 0
+        corrupt: list[str] = []
+        try:
+            for key, url, _, _, _, offset, length, *_ in self._headers(request.position):
+                entry = self.index.get(key)
+                if entry is None or not _stands_at(entry[0], shard, segment, offset):
+                    continue
+                start = shard.start_of(segment.number)
+                if verify_block(shard.fd, start, shard.segment_size, key, entry[3], offset, length):
+                    self.index.touch(key, entry[0], 0, True)
+                    blocks += 1
+                    size += length
+                elif self.space.remove(key, entry[0]):
+                    self.fetcher.corrupt += 1
+                    corrupt.append(url)
+        except OSError as error:
+            return wire.Verified(self._positions(), blocks, size, corrupt, f"{shard.directory}: {error}")
+        return wire.Verified(self._positions(), blocks, size, corrupt)
+
+    def usage(self, request: wire.Usage) -> wire.Used:
+        """What one segment holds, by prefix."""
+        shard, segment = self._segment(request.position)
+        prefixes: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
+        for key, url, _, _, _, offset, length, *_ in self._headers(request.position):
+            entry = self.index.get(key)
+            if entry is not None and _stands_at(entry[0], shard, segment, offset):
+                totals = prefixes[_prefix_of(url, request.depth)]
+                totals[0] += 1
+                totals[1] += length
+        return wire.Used(self._positions(), {p: (n, b) for p, (n, b) in prefixes.items()})
+
+    def _positions(self) -> int:
+        return sum(len(shard.segments) for shard in self.shards)
+
+    def _segment(self, position: int) -> tuple[Shard, Segment]:
+        for shard in self.shards:
+            if position < len(shard.segments):
+                return shard, shard.segments[position]
+            position -= len(shard.segments)
+        raise ConfigError(f"there is no segment {position}")
+
+    def _headers(self, position: int) -> list[Any]:
+        shard, segment = self._segment(position)
+        if self.index.segment_usage(shard.number, segment.number)[0] == 0:
+            return []
+        return list_segment(shard.fd, shard.start_of(segment.number), shard.segment_size)
+
+    # ---- counters -------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """All counters; bytes unless the name says otherwise."""
+        blocks, cached = self.index.usage()
+        governors = list(self._governors.values())
+        return {
+            **self.clients.counters(),
+            "store_requests": sum(g.requests for g in governors) + self._list_requests,
+            "store_bytes": sum(g.bytes for g in governors),
+            "store_retries": sum(g.retries for g in governors),
+            "store_throttled": sum(g.throttled for g in governors),
+            "store_concurrency": sum(int(g.limit) for g in governors),
+            "cached_bytes": cached,
+            "blocks": blocks,
+            "capacity_bytes": sum(s.capacity for s in self.shards),
+            "passed_bytes": self.transit.passed_bytes,
+            "recovered_blocks": self.recovered_blocks,
+            "corrupt_blocks": self.fetcher.corrupt,
+            **self.space.usage(),
+            "clients": len(self.clients),
+            "engine_pid": os.getpid(),
+            "version": ioaccel.__version__,
+            "uptime_s": round(time.monotonic() - self._started, 3),
+            "shards": [
+                {
+                    "directory": str(s.directory),
+                    "capacity_bytes": s.capacity,
+                    "cached_bytes": self.index.shard_usage(s.number)[1],
+                    "health": s.health.value,
+                    "trouble": s.trouble,
+                }
+                for s in self.shards
+            ],
+        }
+
+
+class _NotForUs(Exception):
+    """A source that only the client can read."""
+
+
+def _answer(item: Item | wire.Uncached | wire.Failure) -> wire.Found | wire.Deferred | wire.Uncached | wire.Failure:
+    if not isinstance(item, Item):
+        return item
+    if item.error is not None:
+        return wire.Failure.of(as_ioaccel_error(item.error, item.target.url))
+    if item.deferred:
+        return wire.Deferred(item.known.size if item.known else None)
+    assert item.known is not None
+    return wire.Found(item.known.size, b"".join(item.blocks[n] for n in item.numbers()))
+
+
+def _stands_at(location: bytes, shard: Shard, segment: Segment, offset: int) -> bool:
+    return (
+        int.from_bytes(location[0:2], "little") == shard.number
+        and int.from_bytes(location[4:8], "little") == segment.number
+        and int.from_bytes(location[12:16], "little") == offset
+    )
+
+
+def _prefix_of(url: str, depth: int) -> str:
+    """``s3://bucket/`` and ``depth`` path components more."""
+    scheme, separator, rest = url.partition("://")
+    parts = rest.split("/")
+    directories = parts[:-1][: depth + 1]
+    return scheme + separator + "/".join(directories) + "/"

@@ -1,0 +1,339 @@
+"""From extents to locations: what is cached is checked, what is not is fetched.
+
+An extent goes round until it is settled. It needs to know its object (size and version, checked
+recently enough), then every block it touches. An object that changes on the way sends its extent
+back to the start; a read never mixes two versions.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from ioaccel._core._engine import BLOCK_SIZE, Index, verify_block
+from ioaccel.engine.flights import Flight, Flights, Latch
+from ioaccel.engine.objects import Known, Objects, Target, now_ms
+from ioaccel.engine.sessions import Session
+from ioaccel.engine.shard import Shard
+from ioaccel.engine.space import Block, Space
+from ioaccel.engine.transit import ANSWER_BYTES
+from ioaccel.errors import IOAccelError, ObjectChangedError, RangeError, StoreTimeoutError
+from ioaccel.sources import Fetched
+
+# An object that changes faster than it can be read is the user's to sort out.
+_ROUNDS = 4
+
+# What an object of unknown size is taken to weigh until the first ones have been seen.
+_FIRST_GUESS = 1 << 20
+
+
+@dataclass(slots=True)
+class Landed:
+    """One block that was fetched."""
+
+    known: Known
+    location: bytes
+    cached: bool  # else in transit
+    length: int
+
+
+@dataclass(slots=True)
+class Item:
+    """One extent on its way."""
+
+    target: Target
+    offset: int
+    length: int | None
+    known: Known | None = None
+    blocks: dict[int, bytes] = field(default_factory=dict)  # block number -> location
+    stored: bool = True  # every block is in the cache, none in transit
+    deferred: bool = False
+    needs_version: bool = False  # a block is missing, and the name of its version is not known
+    error: Exception | None = None
+
+    def restart(self) -> None:
+        self.known = None
+        self.blocks.clear()
+
+    def numbers(self) -> range:
+        """The blocks that the extent touches; the object must be known."""
+        assert self.known is not None
+        length = self.known.size - self.offset if self.length is None else self.length
+        if self.offset + length > self.known.size or length < 0:
+            raise RangeError(
+                f"{self.target.url} has {self.known.size} bytes, and {self.offset}..{self.offset + length} "
+                "does not lie inside; read within its size",
+                url=self.target.url,
+                range=(self.offset, self.offset + max(length, 0)),
+            )
+        first = self.offset // BLOCK_SIZE
+        return range(first, (self.offset + length - 1) // BLOCK_SIZE + 1 if length else first)
+
+    @property
+    def settled(self) -> bool:
+        return (
+            self.error is not None
+            or self.deferred
+            or (self.known is not None and all(n in self.blocks for n in self.numbers()))
+        )
+
+
+class Fetcher:
+    """Settles extents. Any thread; one call a request."""
+
+    def __init__(
+        self, index: Index, shards: list[Shard], space: Space, objects: Objects, flights: Flights
+    ) -> None:
+        self._index = index
+        self._shards = shards
+        self._space = space
+        self._objects = objects
+        self._flights = flights
+        self._typical = float(_FIRST_GUESS)
+        self.corrupt = 0
+
+    def settle(
+        self, items: list[Item], session: Session, oldest_ms: int, deadline: float, *, urgent: bool = True
+    ) -> None:
+        """Settles every item: located, deferred or failed."""
+        for _ in range(_ROUNDS):
+            self._know(items, oldest_ms, deadline)
+            self._locate(items, session, oldest_ms, deadline, urgent)
+            if all(_settled(item) for item in items):
+                return
+        for item in items:
+            if not _settled(item):
+                item.error = ObjectChangedError(
+                    f"{item.target.url} kept changing while it was read; wait until it is written, and "
+                    "read it again",
+                    url=item.target.url,
+                    attempts=_ROUNDS,
+                )
+
+    # ---- objects --------------------------------------------------------------------------------
+
+    def _know(self, items: list[Item], oldest_ms: int, deadline: float) -> None:
+        """Finds out the version of every object that was seen before; new ones are met by fetching."""
+        stale: dict[bytes, Target] = {}
+        for item in items:
+            if item.known is None and item.error is None:
+                known = self._objects.get(item.target) or self._recall(item.target)
+                if known is None:
+                    continue
+                if known.checked_ms >= oldest_ms and not (item.needs_version and known.version is None):
+                    item.known = known
+                else:
+                    stale[item.target.base] = item.target
+        checked = self._objects.check(list(stale.values()), oldest_ms, deadline) if stale else {}
+        for item in items:
+            found = checked.get(item.target.base)
+            if isinstance(found, Known):
+                item.known = found
+            elif found is not None:
+                item.error = found
+
+    def _recall(self, target: Target) -> Known | None:
+        """What the index knows of an object: all but the name of its version."""
+        entry = self._index.get(target.base)
+        return Known(entry[2], None, entry[3], entry[4]) if entry is not None else None
+
+    # ---- blocks ---------------------------------------------------------------------------------
+
+    def _locate(
+        self, items: list[Item], session: Session, oldest_ms: int, deadline: float, urgent: bool
+    ) -> None:
+        """Finds or fetches every block that the items still lack.
+
+        While blocks pass through, they are fetched in waves of what an answer can hold in transit,
+        and what is beyond that is deferred.
+        """
+        todo = [item for item in items if not _settled(item)]
+        passed = 0
+        while todo:
+            latch = Latch()
+            wave: list[tuple[Item, int, Flight]] = []
+            rest: list[Item] = []
+            weight = 0
+            for item in todo:
+                if weight >= ANSWER_BYTES and self._space.passing:
+                    rest.append(item)
+                    continue
+                lacking = self._lacking(item, session)
+                if len(lacking) * BLOCK_SIZE > ANSWER_BYTES:
+                    item.deferred = True  # the client asks for it piece by piece
+                    continue
+                for number in lacking:
+                    wave.append((item, number, self._fly(item, number, session, deadline, latch, urgent)))
+                    weight += self._guess(item, number)
+            latch.wait(deadline - time.monotonic())
+            # An object that was met by its first block now shows which others it has.
+            new = {id(item): item for item, _, _ in wave if item.known is None}
+            for item, number, flight in wave:
+                passed += self._land(item, number, flight, oldest_ms)
+            rest += [item for item in new.values() if item.known is not None and not _settled(item)]
+            if passed >= ANSWER_BYTES:
+                for item in rest:
+                    item.deferred = True
+                return
+            todo = rest
+
+    def _lacking(self, item: Item, session: Session) -> list[int]:
+        """The blocks of an item that have to be fetched; those that are cached are noted."""
+        if item.known is None:
+            return [item.offset // BLOCK_SIZE]
+        try:
+            numbers = item.numbers()
+        except RangeError as error:
+            item.error = error
+            return []
+        lacking = []
+        for number in numbers:
+            if number not in item.blocks:
+                session.asked(item.target.url)
+                location = self._cached(item, number)
+                if location is None:
+                    lacking.append(number)
+                else:
+                    item.blocks[number] = location
+        if lacking and item.known.version is None:
+            item.needs_version = True
+            item.restart()
+            return []
+        return lacking
+
+    def _cached(self, item: Item, number: int) -> bytes | None:
+        """The location of a block that is in the cache, sound and of the right version."""
+        assert item.known is not None
+        key = block_of(item.target.base, number)
+        entry = self._index.get(key)
+        if entry is None:
+            return None
+        location, length, object_size, version, checked_ms, verified = entry
+        if version != item.known.version_hash or object_size != item.known.size:
+            self._space.remove(key, location)
+            return None
+        if not verified and not self._verify(key, location, length, version):
+            self.corrupt += 1
+            self._space.remove(key, location)
+            return None
+        if not verified or checked_ms < item.known.checked_ms:
+            self._index.touch(key, location, item.known.checked_ms, True)
+        return location
+
+    def _verify(self, key: bytes, location: bytes, length: int, version: int) -> bool:
+        shard = self._shards[int.from_bytes(location[0:2], "little")]
+        segment = int.from_bytes(location[4:8], "little")
+        offset = int.from_bytes(location[12:16], "little")
+        try:
+            return verify_block(
+                shard.fd, shard.start_of(segment), shard.segment_size, key, version, offset, length
+            )
+        except OSError:
+            return False
+
+    def _fly(
+        self, item: Item, number: int, session: Session, deadline: float, latch: Latch, urgent: bool
+    ) -> Flight:
+        target, version = item.target, item.known.version if item.known else None
+        if item.known is None:
+            session.asked(target.url)
+        return self._flights.start(
+            block_of(target.base, number),
+            lambda: self._fetch(target, number, version, session, deadline),
+            latch,
+            urgent=urgent,
+        )
+
+    def _fetch(
+        self, target: Target, number: int, version: str | None, session: Session, deadline: float
+    ) -> Landed:
+        """Fetches one block and stores it. Runs in a fetch thread."""
+        start = number * BLOCK_SIZE
+        asked_ms = now_ms()
+        fetched: Fetched = target.governor.call(
+            target.url,
+            lambda: target.source.get(target.key, start, start + BLOCK_SIZE, version),
+            deadline,
+            size_of=lambda f: len(f.data),
+            range=(start, start + BLOCK_SIZE),
+        )
+        known = self._objects.note(target.base, fetched.info, asked_ms)
+        length = len(fetched.data)
+        self._typical += (length - self._typical) / 16
+        block = Block(
+            block_of(target.base, number), target.url, fetched.info.version, known.size, start, asked_ms
+        )
+        location, cached = self._space.store(block, fetched.data, session)
+        return Landed(known, location, cached, length)
+
+    def _land(self, item: Item, number: int, flight: Flight, oldest_ms: int) -> int:
+        """Takes a flight's block; returns its bytes if they are in transit."""
+        if item.error is not None:
+            return 0
+        if not flight.done:
+            item.error = StoreTimeoutError(
+                f"{item.target.url}: the store did not answer in time; check that it is reachable, or "
+                "allow more time with timeout=",
+                url=item.target.url,
+            )
+            return 0
+        if isinstance(flight.error, ObjectChangedError):
+            self._objects.forget(item.target)
+            item.restart()
+            return 0
+        if flight.error is not None:
+            item.error = flight.error
+            return 0
+        landed: Landed = flight.result
+        if landed.known.checked_ms < oldest_ms:
+            return 0  # a flight that had left before this reader's session began: ask again
+        if item.known is not None and item.known.version_hash != landed.known.version_hash:
+            item.restart()
+            return 0
+        if item.known is None:
+            item.known = landed.known
+        item.blocks[number] = landed.location
+        item.stored = item.stored and landed.cached
+        return 0 if landed.cached else landed.length
+
+    def _guess(self, item: Item, number: int) -> int:
+        if item.known is None:
+            return min(int(4 * self._typical), BLOCK_SIZE)
+        return min(BLOCK_SIZE, item.known.size - number * BLOCK_SIZE)
+
+    def drop(self, item: Item) -> None:
+        """Forgets the cached blocks of an extent whose bytes a client could not read."""
+        known = self._objects.get(item.target) or self._recall(item.target)
+        last = known.size if known else item.offset
+        if item.length is not None:
+            last = min(last, item.offset + item.length)
+        for number in range(item.offset // BLOCK_SIZE, max(last - 1, item.offset) // BLOCK_SIZE + 1):
+            key = block_of(item.target.base, number)
+            cached = self._index.get(key)
+            if cached is not None:
+                self.corrupt += 1
+                self._space.remove(key, cached[0])
+
+
+def block_of(base: bytes, number: int) -> bytes:
+    """The key of block ``number``: the object's, with the number added to its second word."""
+    if number == 0:
+        return base
+    high = (int.from_bytes(base[8:], "little") + number) & (2**64 - 1)
+    return base[:8] + high.to_bytes(8, "little")
+
+
+def _settled(item: Item) -> bool:
+    try:
+        return item.settled
+    except RangeError as error:
+        item.error = error
+        return True
+
+
+def as_ioaccel_error(error: Exception, url: str) -> IOAccelError:
+    """What the client is told; anything unforeseen keeps its type and text."""
+    if isinstance(error, IOAccelError):
+        return error
+    return IOAccelError(f"{url}: {type(error).__name__}: {error}", url=url)
+

@@ -1,0 +1,190 @@
+"""What is known of objects: size and version, and when the store last said so."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, defaultdict
+from dataclasses import dataclass
+from itertools import islice
+
+from ioaccel._core._engine import Index, block_key, version_hash
+from ioaccel.engine.flights import Flight, Flights, Latch
+from ioaccel.sources.governor import Governor
+from ioaccel.errors import StoreTimeoutError
+from ioaccel.sources import ObjectInfo, Source
+
+# 100,000 objects are 30 MB; what falls out is asked of the index, or of the store again.
+_MOST_KNOWN = 100_000
+
+# Pages of a listing that are asked for at once, when many neighbours are to be checked.
+_PAGES_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One object of one store, ready to be read."""
+
+    url: str
+    key: str  # in the store
+    base: bytes  # key of its block 0 in the index
+    identity: bytes
+    source: Source
+    governor: Governor
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the store said of an object, and when (wall clock, ms)."""
+
+    size: int
+    version: str | None  # None: only its hash is known, from the index
+    version_hash: int
+    checked_ms: int
+
+
+class Objects:
+    """Objects seen lately, and the ways to check their versions. Any thread."""
+
+    def __init__(self, index: Index, flights: Flights) -> None:
+        self._index = index
+        self._flights = flights
+        self._lock = threading.Lock()
+        self._known: OrderedDict[bytes, Known] = OrderedDict()
+        self._unlistable: set[bytes] = set()
+
+    def get(self, target: Target) -> Known | None:
+        with self._lock:
+            return self._known.get(target.base)
+
+    def note(self, base: bytes, info: ObjectInfo, checked_ms: int) -> Known:
+        """Remembers what the store said at ``checked_ms``."""
+        known = Known(info.size, info.version, version_hash(info.version), checked_ms)
+        with self._lock:
+            self._known[base] = known
+            self._known.move_to_end(base)
+            if len(self._known) > _MOST_KNOWN:
+                self._known.popitem(last=False)
+        return known
+
+    def listed(self, base: bytes, info: ObjectInfo, checked_ms: int) -> None:
+        """`note`, and tells the index that a cached object is still current: readers need not ask."""
+        known = self.note(base, info, checked_ms)
+        entry = self._index.get(base)
+        if entry is not None and entry[3] == known.version_hash and entry[2] == known.size:
+            self._index.touch(base, entry[0], checked_ms, False)
+
+    def forget(self, target: Target) -> None:
+        with self._lock:
+            self._known.pop(target.base, None)
+
+    # ---- checking -------------------------------------------------------------------------------
+
+    def check(
+        self, targets: list[Target], oldest_ms: int, deadline: float
+    ) -> dict[bytes, Known | Exception]:
+        """Asks the store for the versions of objects, by the cheapest means.
+
+        Neighbours are checked together: a page of a listing costs one request and checks a thousand
+        objects. A lone object, or a store that may not be listed, is asked for each.
+        """
+        groups: dict[tuple[int, str], list[Target]] = defaultdict(list)
+        for target in targets:
+            groups[id(target.source), target.key.rpartition("/")[0]].append(target)
+        results: dict[bytes, Known | Exception] = {}
+        alone: list[Target] = []
+        for (_, parent), group in groups.items():
+            if len(group) > 1 and parent and self._may_list(group[0]):
+                alone += self._check_by_pages(parent, group, oldest_ms, deadline, results)
+            else:
+                alone += group
+        latch = Latch()
+        flights = [(t, self._flights.start(("stat", t.base), self._stat(t, deadline), latch)) for t in alone]
+        latch.wait(deadline - time.monotonic())
+        for target, flight in flights:
+            results[target.base] = _outcome(flight, target)
+        return results
+
+    def _may_list(self, target: Target) -> bool:
+        return target.url.startswith(("s3://", "gs://", "az://")) and target.identity not in self._unlistable
+
+    def _stat(self, target: Target, deadline: float):  # type: ignore[no-untyped-def]
+        def work() -> Known:
+            asked_ms = now_ms()
+            info = target.governor.call(target.url, lambda: target.source.stat(target.key), deadline)
+            return self.note(target.base, info, asked_ms)
+
+        return work
+
+    def _check_by_pages(
+        self,
+        parent: str,
+        group: list[Target],
+        oldest_ms: int,
+        deadline: float,
+        results: dict[bytes, Known | Exception],
+    ) -> list[Target]:
+        """Checks a directory's objects page by page; those it could not check come back."""
+        todo = sorted(group, key=lambda t: t.key)
+        unlisted: list[Target] = []
+        while todo and time.monotonic() < deadline:
+            step = max(1, len(todo) // _PAGES_AT_ONCE)
+            latch = Latch()
+            pages = [
+                (t, self._flights.start(("page", t.base), self._page(t, parent, deadline), latch))
+                for t in todo[::step]
+            ]
+            latch.wait(deadline - time.monotonic())
+            for target, flight in pages:
+                if flight.error is not None or not flight.done:
+                    with self._lock:
+                        self._unlistable.add(target.identity)
+                    return todo + unlisted
+            left = []
+            for target in todo:
+                known = self.get(target)
+                if known is not None and known.checked_ms >= oldest_ms:
+                    results[target.base] = known
+                elif any(f.result[0] <= target.key <= f.result[1] for _, f in pages):
+                    unlisted.append(target)  # gone, or in an order of the store's own: ask for it alone
+                else:
+                    left.append(target)
+            todo = left
+        return todo + unlisted
+
+    def _page(self, target: Target, parent: str, deadline: float):  # type: ignore[no-untyped-def]
+        """Work that reads the page of the listing that begins at ``target``: the range of its keys."""
+
+        def work() -> tuple[str, str]:
+            asked_ms = now_ms()
+            # The listing begins behind `after`: the key without its last character stands before it.
+            after = target.key[:-1]
+            page = target.governor.call(
+                target.url,
+                lambda: next(islice(target.source.list(parent + "/", after), 1), []),
+                deadline,
+            )
+            for info in page:
+                self.listed(block_key(target.identity, target.source.url(info.key)), info, asked_ms)
+            return after, page[-1].key if len(page) >= 1000 else "\U0010ffff"
+
+        return work
+
+
+def _outcome(flight: Flight, target: Target) -> Known | Exception:
+    if not flight.done:
+        return StoreTimeoutError(
+            f"{target.url}: the store did not say its version in time; check that it is reachable",
+            url=target.url,
+            attempts=1,
+        )
+    if flight.error is not None:
+        return flight.error
+    known: Known = flight.result
+    return known
+
+
+def now_ms() -> int:
+    """The wall clock, which is the clock of sessions and versions."""
+    return int(time.time() * 1000)
+

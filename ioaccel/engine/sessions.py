@@ -1,0 +1,156 @@
+"""Who reads what: the clients of an engine, their counters, and the data they are interested in."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+
+from ioaccel._core._engine import CLIENT_COUNTERS, CLIENT_PAGE_SIZE, client_page
+
+# A session that reads more roots than this below one bucket is taken to read the whole bucket:
+# ImageNet's thousand classes at the top of a bucket are one data set.
+_ROOTS_A_BUCKET = 16
+
+# A session may evict what others left once it has asked for so many blocks: by then it has shown
+# which data set it reads, and its own data is not mistaken for somebody else's.
+BLOCKS_TO_SHOW_INTEREST = 256
+
+
+class ClientPage:
+    """The memory that one client writes and the engine reads: counters, and a byte a segment.
+
+    The engine makes it, sealed, so that a client cannot make it shrink under the engine.
+    """
+
+    def __init__(self, segments: int) -> None:
+        size = CLIENT_PAGE_SIZE + segments
+        self.fd = os.memfd_create("ioaccel-client", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.fd, size)
+        os.pwrite(self.fd, client_page(segments), 0)
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        self._map = mmap.mmap(self.fd, size)
+
+    def counters(self) -> dict[str, int]:
+        """What the client has counted so far."""
+        return dict(zip(CLIENT_COUNTERS, struct.unpack_from("<5Q", self._map, 16), strict=True))
+
+    def take_touched(self) -> list[int]:
+        """The segments read since the last call, as positions in the generation table."""
+        marks = self._map[CLIENT_PAGE_SIZE:]
+        touched = [i for i, mark in enumerate(marks) if mark] if any(marks) else []
+        for position in touched:
+            self._map[CLIENT_PAGE_SIZE + position] = 0
+        return touched
+
+    def close(self) -> None:
+        self._map.close()
+        os.close(self.fd)
+
+
+@dataclass
+class Session:
+    """One job: the process tree below one ``connect()``."""
+
+    name: str
+    clients: int = 0
+    blocks_asked: int = 0
+    touched: set[int] = field(default_factory=set)  # positions in the generation table
+    _roots: dict[str, dict[str, str]] = field(default_factory=dict)  # bucket -> first part -> root
+
+    def asked(self, url: str) -> None:
+        """Takes note of a block that the session wants."""
+        self.blocks_asked += 1
+        bucket, first = _bucket_and_first(url)
+        roots = self._roots.setdefault(bucket, {})
+        if "" in roots:
+            return
+        root = roots.get(first)
+        if root is None:
+            roots[first] = directory_of(url)
+            if len(roots) > _ROOTS_A_BUCKET:
+                self._roots[bucket] = {"": bucket}
+        elif not url.startswith(root):
+            roots[first] = directory_of(os.path.commonprefix([root, url]))
+
+    def reads_below(self, prefix: str) -> bool:
+        """Whether a segment whose URLs all begin with ``prefix`` may hold what the session reads."""
+        prefix = directory_of(prefix)
+        return any(
+            prefix.startswith(root) or root.startswith(prefix)
+            for roots in self._roots.values()
+            for root in roots.values()
+        )
+
+
+def directory_of(url: str) -> str:
+    """The URL up to and including its last slash."""
+    return url[: url.rfind("/") + 1]
+
+
+def _bucket_and_first(url: str) -> tuple[str, str]:
+    """``s3://b/train/x`` -> (``s3://b/``, ``train``); an object at the top has the first part ''."""
+    scheme, separator, rest = url.partition("://")
+    bucket, _, key = rest.partition("/")
+    first, slash, _ = key.partition("/")
+    return f"{scheme}{separator}{bucket}/", first if slash else "\0"
+
+
+class Clients:
+    """The clients that are attached, by session. Any thread."""
+
+    def __init__(self, segments: int) -> None:
+        self._segments = segments
+        self._lock = threading.Lock()
+        self._sessions: dict[str, Session] = {}
+        self._pages: dict[ClientPage, Session] = {}
+        self._departed: Counter[str] = Counter()
+
+    def join(self, session: str) -> ClientPage:
+        page = ClientPage(self._segments)
+        with self._lock:
+            self._pages[page] = self._sessions.setdefault(session, Session(session))
+            self._pages[page].clients += 1
+        return page
+
+    def leave(self, page: ClientPage) -> None:
+        """Keeps what the client counted; its session ends with its last client."""
+        with self._lock:
+            session = self._pages.pop(page)
+            session.clients -= 1
+            if session.clients == 0:
+                del self._sessions[session.name]
+            self._departed.update(page.counters())
+            page.close()
+
+    def session(self, name: str) -> Session:
+        """The session; one of its own for a client that never attached."""
+        with self._lock:
+            return self._sessions.get(name) or Session(name)
+
+    def sessions(self) -> list[Session]:
+        """The live sessions, with what they have touched up to now."""
+        with self._lock:
+            for page, session in self._pages.items():
+                session.touched.update(page.take_touched())
+            return list(self._sessions.values())
+
+    def names(self) -> frozenset[str]:
+        """The live sessions."""
+        with self._lock:
+            return frozenset(self._sessions)
+
+    def counters(self) -> dict[str, int]:
+        """The sums over all clients there have been."""
+        with self._lock:
+            total = Counter(self._departed)
+            for page in self._pages:
+                total.update(page.counters())
+            return {name: total[name] for name in CLIENT_COUNTERS}
+
+    def __len__(self) -> int:
+        return len(self._pages)

@@ -1,0 +1,279 @@
+"""Where new blocks go: placement over shards, admission, eviction, pass-through.
+
+The rule (docs/design/0001): a block is admitted while there is room; when there is none, segments
+that no live session reads are evicted, least recently used first; if every segment is in use, the
+block passes through the transit shard. So a job never evicts its own data set.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+from ioaccel._core._engine import Index, Writer, kill_block
+from ioaccel.engine.sessions import BLOCKS_TO_SHOW_INTEREST, Clients, Session, directory_of
+from ioaccel.engine.shard import Segment, Shard, Use
+from ioaccel.engine.transit import Transit
+
+# A segment with less room than this is not worth going on with.
+_SMALLEST_ROOM = 64 << 10
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block on its way to a segment."""
+
+    key: bytes
+    url: str
+    version: str
+    object_size: int
+    object_offset: int
+    checked_ms: int
+
+
+class Space:
+    """The segments of all shards. Any thread."""
+
+    def __init__(self, index: Index, shards: list[Shard], transit: Transit, clients: Clients) -> None:
+        self._index = index
+        self._shards = shards
+        self._transit = transit
+        self._clients = clients
+        self._changed = threading.Condition()
+        self._open: dict[tuple[str, int], Segment] = {}  # (session, shard) -> the segment it writes
+        self._first = [sum(len(s.segments) for s in shards[:n]) for n in range(len(shards))]
+        self._sequence = 0
+        self._segment_sequence = 0
+        self._hopeless: tuple[float, frozenset[str]] = (0.0, frozenset())
+        self._passed_at = 0.0
+        self.evicted_segments = 0
+        self.evicted_bytes = 0
+
+    def recovered(self, highest: int) -> None:
+        """Sequences go on above what recovery found."""
+        self._sequence = self._segment_sequence = highest
+
+    def store(self, block: Block, data: bytes, session: Session) -> tuple[bytes, bool]:
+        """Appends a block: its location, and whether it is in the cache (else in transit)."""
+        length = len(data)
+        while True:
+            place = self._take(block.url, length, session)
+            if place is None:
+                self._passed_at = time.monotonic()
+                return self._transit.store(block, data), False
+            shard, segment, writer = place
+            location = None
+            try:
+                location = writer.append(
+                    self._index, block.key, block.url, block.version, block.object_size,
+                    block.object_offset, block.checked_ms, self._next(), data,
+                )  # fmt: skip
+            except OSError as error:
+                with self._changed:
+                    shard.failed(error)
+            finally:
+                self._give_back(shard, segment, length, session, appended=location)
+            if location is not None:
+                return location, True
+
+    @property
+    def passing(self) -> bool:
+        """Whether blocks have lately passed through for want of room."""
+        return time.monotonic() - self._passed_at < 1.0
+
+    def _next(self) -> int:
+        with self._changed:
+            self._sequence += 1
+            return self._sequence
+
+    def _take(self, url: str, length: int, session: Session) -> tuple[Shard, Segment, Writer] | None:
+        """Sets ``length`` bytes of payload aside on a shard, with the segment to write them to."""
+        with self._changed:
+            while True:
+                usable = [s for s in self._shards if s.takes_blocks]
+                waiting = False
+                # The emptiest first: all shards fill up together, whatever their sizes.
+                for shard in sorted(usable, key=self._filled):
+                    stored = self._index.shard_usage(shard.number)[1]
+                    if stored + shard.pending + length > shard.capacity:
+                        # A block that is being appended counts twice for a moment: look again.
+                        waiting = waiting or (shard.pending > 0 and stored + length <= shard.capacity)
+                        continue
+                    segment = self._writable(shard, url, session)
+                    if segment is not None and segment.writer is not None:
+                        shard.pending += length
+                        segment.appending += 1
+                        return shard, segment, segment.writer
+                if waiting:
+                    self._changed.wait(1.0)
+                elif not self._evict_one(usable, session):
+                    return None
+
+    def _give_back(
+        self, shard: Shard, segment: Segment, length: int, session: Session, appended: bytes | None
+    ) -> None:
+        with self._changed:
+            shard.pending -= length
+            segment.appending -= 1
+            segment.used_ms = _now_ms()
+            if appended is None:
+                # Full, or a failed write: the next block tries another segment.
+                if segment.use is Use.OPEN:
+                    self._retire(segment, Use.FULL)
+            else:
+                shard.written += length
+                shard.worked()
+                session.touched.add(self._position(shard, segment))
+            self._changed.notify_all()
+
+    def _filled(self, shard: Shard) -> float:
+        stored = self._index.shard_usage(shard.number)[1] + shard.pending
+        return stored / shard.capacity if shard.capacity else 1.0
+
+    def _position(self, shard: Shard, segment: Segment) -> int:
+        return self._first[shard.number] + segment.number
+
+    # ---- segments to write ----------------------------------------------------------------------
+
+    def _writable(self, shard: Shard, url: str, session: Session) -> Segment | None:
+        """The segment that this session writes on this shard, opening one if need be."""
+        segment = self._open.get((session.name, shard.number))
+        if segment is not None and segment.use is Use.OPEN:
+            return segment
+        self._retire_orphans()
+        try:
+            segment = self._resume(shard, url) or self._start(shard)
+        except OSError as error:
+            shard.failed(error)
+            return None
+        if segment is None:
+            # Every segment is taken: write along in another session's.
+            segment = next((s for s in shard.segments if s.use is Use.OPEN), None)
+        if segment is not None:
+            self._open[session.name, shard.number] = segment
+        return segment
+
+    def _resume(self, shard: Shard, url: str) -> Segment | None:
+        """A segment with room that holds the same bucket's objects; any with room as a last resort."""
+        parts = [s for s in shard.segments if s.use is Use.PART and s.appending == 0]
+        free = any(s.use is Use.FREE for s in shard.segments)
+        parts = [s for s in parts if not free or _related(s.prefix, url)]
+        for segment in sorted(parts, key=lambda s: s.sequence, reverse=True):
+            writer = Writer(
+                shard.fd, shard.start_of(segment.number), shard.segment_size, None,
+                shard.number, segment.number, segment.generation,
+            )  # fmt: skip
+            if writer.room >= _SMALLEST_ROOM:
+                segment.writer, segment.use = writer, Use.OPEN
+                return segment
+            segment.use = Use.FULL
+        return None
+
+    def _start(self, shard: Shard) -> Segment | None:
+        """A free segment, begun anew."""
+        segment = next((s for s in shard.segments if s.use is Use.FREE), None)
+        if segment is None:
+            return None
+        shard.allocate(segment)
+        # Readers that still hold locations in it must fail before its bytes change.
+        segment.generation = self._index.forget(shard.number, segment.number)
+        self._segment_sequence += 1
+        segment.sequence = self._segment_sequence
+        segment.writer = Writer(
+            shard.fd, shard.start_of(segment.number), shard.segment_size, segment.sequence,
+            shard.number, segment.number, segment.generation,
+        )  # fmt: skip
+        segment.use = Use.OPEN
+        return segment
+
+    def _retire(self, segment: Segment, use: Use) -> None:
+        if segment.writer is not None:
+            segment.prefix = segment.writer.prefix()
+        segment.writer, segment.use = None, use
+        for owner in [o for o, s in self._open.items() if s is segment]:
+            del self._open[owner]
+
+    def _retire_orphans(self) -> None:
+        """Lets go of the segments of sessions that have ended, for others to go on with."""
+        live = {session.name for session in self._clients.sessions()}
+        for (name, _), segment in list(self._open.items()):
+            if name not in live:
+                shared = any(s is segment and o[0] in live for o, s in self._open.items())
+                if not shared and segment.appending == 0:
+                    self._retire(segment, Use.PART)
+
+    # ---- eviction -------------------------------------------------------------------------------
+
+    def _evict_one(self, shards: list[Shard], session: Session) -> bool:
+        """Evicts the least recently used segment that no live session reads; whether there was one.
+
+        A search that found nothing is not repeated for a second, unless sessions came or went: a
+        job whose data set does not fit asks for every block that passes through.
+        """
+        until, names = self._hopeless
+        if time.monotonic() < until and names == self._clients.names():
+            return False
+        idle = [
+            (shard, segment)
+            for shard in shards
+            for segment in shard.segments
+            if segment.use in (Use.FULL, Use.PART) and segment.appending == 0
+        ]
+        victims = [(a, b) for a, b in idle if self._index.segment_usage(a.number, b.number)[0] == 0]
+        if not victims and session.blocks_asked >= BLOCKS_TO_SHOW_INTEREST:
+            live = self._clients.sessions()
+            unused = [
+                (a, b)
+                for a, b in idle
+                if not any(self._position(a, b) in s.touched or s.reads_below(b.prefix) for s in live)
+            ]
+            victims = sorted(unused, key=lambda place: place[1].used_ms)[:1]
+        for shard, segment in victims:
+            self._free(shard, segment)
+        if not victims:
+            self._hopeless = (time.monotonic() + 1.0, self._clients.names())
+        return bool(victims)
+
+    def _free(self, shard: Shard, segment: Segment) -> None:
+        blocks, size = self._index.segment_usage(shard.number, segment.number)
+        segment.generation = self._index.forget(shard.number, segment.number)
+        segment.use, segment.prefix = Use.FREE, ""
+        for session in self._clients.sessions():
+            session.touched.discard(self._position(shard, segment))
+        self.evicted_segments += blocks > 0
+        self.evicted_bytes += size
+
+    def remove(self, key: bytes, location: bytes) -> bool:
+        """Takes one block out of the cache, on disk too; whether it was there."""
+        if not self._index.remove(key, location):
+            return False
+        shard_number = int.from_bytes(location[0:2], "little")
+        segment = int.from_bytes(location[4:8], "little")
+        shard = self._shards[shard_number]
+        try:
+            kill_block(shard.fd, shard.start_of(segment), shard.segment_size, key)
+        except OSError as error:
+            # It may come back after a restart; then its version is checked as any other's.
+            with self._changed:
+                shard.failed(error)
+        return True
+
+    def usage(self) -> dict[str, int]:
+        """Counts for ``status``."""
+        with self._changed:
+            return {
+                "evicted_segments": self.evicted_segments,
+                "evicted_bytes": self.evicted_bytes,
+                "written_bytes": sum(s.written for s in self._shards),
+            }
+
+
+def _related(prefix: str, url: str) -> bool:
+    """Whether a segment of ``prefix`` may take ``url`` without mixing buckets."""
+    bucket = "/".join(url.split("/", 3)[:3]) + "/"
+    return directory_of(prefix).startswith(bucket)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,1 @@
+"""Real servers, and broken ones, for tests, the demo and the benchmark."""
