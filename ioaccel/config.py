@@ -64,6 +64,8 @@ class CacheConfig:
     consistency: str = "session"
     max_age: float | None = None
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    # Who said so, setting by setting: "argument", the variable, the file, "ioaccel serve" or "default".
+    origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
 
 def load(
@@ -76,19 +78,31 @@ def load(
 ) -> CacheConfig:
     """Settles the configuration. ConfigError names what makes no sense, and where it was said."""
     path, file = read_file(environ)
-    where = f"in {path}" if path else ""
-    directories, said = _directories(cache_dir, file.cache_dir, environ)
-    size: Any = cache_size
-    if size is None and said != "daemon":
-        size = environ.get("IOACCEL_CACHE_SIZE") or file.cache_size
-    age = max_age if max_age is not None else file.max_age
+    in_file = str(path)
+    directories, dir_origin = _directories(cache_dir, file.cache_dir, in_file, environ)
+    served = dir_origin == _SERVE  # then its size is what it was started with
+    size, size_origin = _first(
+        (cache_size, "argument"),
+        (None if served else environ.get("IOACCEL_CACHE_SIZE") or None, "IOACCEL_CACHE_SIZE"),
+        (None if served else file.cache_size, in_file),
+        (None, dir_origin if served else "default"),
+    )
+    age, age_origin = _first((max_age, "argument"), (file.max_age, in_file), (None, "default"))
     if age is not None and not (isinstance(age, (int, float)) and age >= 0):
-        raise ConfigError(f"max_age is a number of seconds of at least 0, not {age!r} {where}".strip())
-    mode = consistency or file.consistency or "session"
+        raise ConfigError(
+            f"max_age is a number of seconds of at least 0, not {age!r}{_said_in(age_origin, path)}"
+        )
+    mode, mode_origin = _first(
+        (consistency or None, "argument"), (file.consistency, in_file), ("session", "default")
+    )
     if mode not in CONSISTENCIES:
         raise ConfigError(
-            f"consistency is one of {', '.join(map(repr, CONSISTENCIES))}, not {mode!r} {where}".strip()
+            f"consistency is one of {', '.join(map(repr, CONSISTENCIES))}, not {mode!r}"
+            f"{_said_in(mode_origin, path)}"
         )
+    options, options_origin = _first(
+        (storage_options, "argument"), (file.storage_options or None, in_file), ({}, "default")
+    )
     capacities = split_size(size, directories)
     order = sorted(range(len(directories)), key=lambda i: directories[i])
     return CacheConfig(
@@ -96,8 +110,27 @@ def load(
         tuple(capacities[i] for i in order),
         mode,
         age,
-        dict(storage_options if storage_options is not None else file.storage_options),
+        dict(options),
+        {
+            "cache_dir": dir_origin,
+            "cache_size": size_origin,
+            "consistency": mode_origin,
+            "max_age": age_origin,
+            "storage_options": options_origin,
+        },
     )
+
+
+_SERVE = "ioaccel serve"
+
+
+def _first(*choices: tuple[Any, str]) -> tuple[Any, str]:
+    """The first value that is not None, and who said it; the last one if all are."""
+    return next((choice for choice in choices if choice[0] is not None), choices[-1])
+
+
+def _said_in(origin: str, path: Path | None) -> str:
+    return f" in {path}" if path is not None and origin == str(path) else ""
 
 
 def read_file(environ: Mapping[str, str] = os.environ) -> tuple[Path | None, ConfigFile]:
@@ -124,19 +157,18 @@ def read_file(environ: Mapping[str, str] = os.environ) -> tuple[Path | None, Con
 def _directories(
     given: PathLike | Sequence[PathLike] | None,
     in_file: str | list[str] | None,
+    file: str,
     environ: Mapping[str, str],
 ) -> tuple[list[str], str]:
     """The real paths of the cache directories, and who said so."""
-    said = "argument"
-    chosen: Any = given
+    listed = [p for p in environ.get("IOACCEL_CACHE_DIR", "").split(":") if p]
+    chosen, origin = _first(
+        (given, "argument"), (listed or None, "IOACCEL_CACHE_DIR"), (in_file, file), (None, _SERVE)
+    )
     if chosen is None:
-        said, chosen = "environment", [p for p in environ.get("IOACCEL_CACHE_DIR", "").split(":") if p]
-    if not chosen and given is None:
-        said, chosen = "file", in_file
+        chosen = served_directories(environ)
     if chosen is None:
-        said, chosen = "daemon", served_directories(environ)
-    if chosen is None:
-        said = "default"
+        origin = "default"
         chosen = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ioaccel"
     names = [chosen] if isinstance(chosen, (str, os.PathLike)) else list(chosen)
     if not names or not all(isinstance(n, (str, os.PathLike)) and os.fspath(n) for n in names):
@@ -144,7 +176,7 @@ def _directories(
     paths = [os.path.realpath(os.path.expanduser(os.fspath(n))) for n in names]
     if len(set(paths)) < len(paths):
         raise ConfigError(f"cache_dir names one directory twice: {', '.join(map(str, names))}")
-    return paths, said
+    return paths, origin
 
 
 # ---- sizes --------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from ioaccel.client.batch import Batch
 from ioaccel.client.direct import DirectReader
 from ioaccel.client.link import Backoff, EngineLost, Link
 from ioaccel.config import CacheConfig
-from ioaccel.errors import CacheClosedError, IOAccelError, RangeError
+from ioaccel.errors import CacheClosedError, IOAccelError, RangeError, UnsupportedURLError
 from ioaccel.sources import SourceSpec, canonical, resolve
 
 log = logging.getLogger("ioaccel")
@@ -36,7 +36,7 @@ _ROUNDS = 4
 _PIECE = 32 << 20
 
 # Threads that copy one large batch: beyond this, memory bandwidth is used up.
-_COPY_THREADS = min(4, os.cpu_count() or 1)
+COPY_THREADS = min(4, os.cpu_count() or 1)
 
 
 class Reader:
@@ -109,7 +109,10 @@ class Reader:
     def canonical(self, url: str | os.PathLike[Any]) -> str:
         """The canonical URL, whose scheme is known from now on."""
         name = canonical(url)
-        self.spec_of(name.partition("://")[0])
+        scheme, _, rest = name.partition("://")
+        if not rest:
+            raise UnsupportedURLError(f"cannot read {name!r}: it names nothing", url=name)
+        self.spec_of(scheme)
         return name
 
     def sources_of(self, urls: Iterable[str]) -> dict[str, SourceSpec]:
@@ -242,7 +245,7 @@ class Reader:
                     continue
             offsets = np.empty(len(request) + 1, np.int64)
             buffer = np.frombuffer(Buffer(request.offsets(offsets)), np.uint8)
-            if request.copy(buffer, _COPY_THREADS):
+            if request.copy(buffer, COPY_THREADS):
                 batch = Batch(buffer, offsets)
                 return self._complete(batch, request.extents(), others) if others else batch
             unreadable = request.unreadable

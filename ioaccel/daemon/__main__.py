@@ -41,7 +41,6 @@ def main() -> int:
     except IOAccelError as error:
         report(_named(error))
         return 1
-    return 0
 
 
 def _named(error: IOAccelError) -> dict[str, object]:

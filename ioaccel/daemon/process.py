@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import msgspec
 
@@ -30,12 +31,20 @@ class Settings(msgspec.Struct):
     sys_path: list[str] = []
 
 
-def run_engine(settings: Settings, *, private: bool, ready: Callable[[], None]) -> None:
+def run_engine(
+    settings: Settings,
+    *,
+    private: bool,
+    ready: Callable[[], None],
+    leaving: Callable[[], None] = lambda: None,
+) -> NoReturn:
     """Serves the directories until stopped; a private engine, until the last client has left.
 
-    ``ready`` is called once clients can connect. Raises CacheDirectoryError or a subclass if the
-    directories cannot be served.
+    Ends the process: with exit code 0, or 1 after an error that it has logged. ``ready`` is called once
+    clients can connect, ``leaving`` when they no longer can. Raises CacheDirectoryError or a subclass if
+    the directories cannot be served.
     """
+    _forget_credentials()
     shards = _open_shards(settings)
     engine = Engine(shards)
     socket_path = Path(settings.directories[0]) / wire.SOCKET
@@ -55,15 +64,31 @@ def run_engine(settings: Settings, *, private: bool, ready: Callable[[], None]) 
         signal.signal(number, stop)
     log.info("serving %s; %d blocks recovered", settings.directories, engine.recovered_blocks)
     ready()
+    code = 1
     try:
         server.run()
+        code = 0
+    except Exception:
+        log.exception("the engine failed")
     finally:
-        with contextlib.suppress(OSError):
-            socket_path.unlink()
+        for leave in (leaving, socket_path.unlink):
+            with contextlib.suppress(OSError):
+                leave()
         log.info("leaving %s", settings.directories)
         # Fetch threads may be in the middle of a write: the process ends with the locks still held.
         logging.shutdown()
-        os._exit(0)
+        os._exit(code)
+
+
+def _forget_credentials() -> None:
+    """Takes the stores' variables out of the environment, before there is any thread.
+
+    Clients send what theirs say; the object client would mix it with what this process was started
+    with.
+    """
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "GOOGLE_", "AZURE_")):
+            del os.environ[name]
 
 
 def _open_shards(settings: Settings) -> list[Shard]:

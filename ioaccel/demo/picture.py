@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ioaccel.demo.figures import Runs
     from ioaccel.demo.train import Epoch
 
+FORMATS = (".png", ".svg", ".pdf")
 COLOURS = {"direct": "#9aa5b1", "ioaccel": "#0b7a75"}
 INK, FAINT = "#1f2933", "#616e7c"
 TITLE = "One training job, read directly and through ioaccel"

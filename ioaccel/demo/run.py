@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ioaccel.demo import extras
 from ioaccel.demo.options import DemoOptions
-from ioaccel.errors import IOAccelError
+from ioaccel.errors import ConfigError, IOAccelError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,14 +33,15 @@ __all__ = ["DemoOptions", "run"]
 def run(options: DemoOptions, console: Console) -> dict[str, Any]:
     """Run the demo; print, draw and write its figures, and return what ``--json`` writes.
 
-    Raises ConfigError if a package is missing or the URL holds nothing to read, and IOAccelError,
-    after everything is written, if the losses of the two runs differ in any bit.
+    Raises ConfigError if a package is missing, a file cannot be written there or the URL holds nothing
+    to read, and IOAccelError, after everything is written, if the losses differ in any bit.
     """
     extras.require(server=options.url is None)
     from ioaccel.demo import figures, picture
     from ioaccel.demo.readers import CachedReader, DirectReader
     from ioaccel.demo.report import Report
 
+    _check_outputs(options)
     report = Report(console)
     with _prepared(options, report) as (stage, cache):
         setting = figures.setting(options, stage)
@@ -65,6 +66,19 @@ def run(options: DemoOptions, console: Console) -> dict[str, Any]:
             "changed meanwhile, please report this with the figures that --json writes"
         )
     return result
+
+
+def _check_outputs(options: DemoOptions) -> None:
+    """Raise ConfigError for a file that could not be written: better now than after the training."""
+    from ioaccel.demo.picture import FORMATS
+
+    if options.picture.suffix not in FORMATS:
+        raise ConfigError(
+            f"{options.picture} is no picture that can be drawn; use one of {', '.join(FORMATS)}"
+        )
+    for path in filter(None, (options.picture, options.json)):
+        if not path.absolute().parent.is_dir():
+            raise ConfigError(f"{path} cannot be written: there is no directory {path.parent}")
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class Item:
     blocks: dict[int, bytes] = field(default_factory=dict)  # block number -> location
     stored: bool = True  # every block is in the cache, none in transit
     deferred: bool = False
-    needs_version: bool = False  # a block is missing, and the name of its version is not known
+    needs_version: bool = False  # nothing can be fetched before the store has said size and version
     error: Exception | None = None
 
     def restart(self) -> None:
@@ -118,9 +118,10 @@ class Fetcher:
         for item in items:
             if item.known is None and item.error is None:
                 known = self._objects.get(item.target) or self._recall(item.target)
-                if known is None:
+                if known is None and not item.needs_version:
                     continue
-                if known.checked_ms >= oldest_ms and not (item.needs_version and known.version is None):
+                named = known is not None and (known.version is not None or not item.needs_version)
+                if known is not None and named and known.checked_ms >= oldest_ms:
                     item.known = known
                 else:
                     stale[item.target.base] = item.target
@@ -151,20 +152,27 @@ class Fetcher:
         passed = 0
         while todo:
             latch = Latch()
-            wave: list[tuple[Item, int, Flight]] = []
+            lacking: list[tuple[Item, int]] = []
             rest: list[Item] = []
             weight = 0
             for item in todo:
                 if weight >= ANSWER_BYTES and self._space.passing:
                     rest.append(item)
                     continue
-                lacking = self._lacking(item, session)
-                if len(lacking) * BLOCK_SIZE > ANSWER_BYTES:
+                numbers = self._lacking(item, session)
+                if len(numbers) * BLOCK_SIZE > ANSWER_BYTES:
                     item.deferred = True  # the client asks for it piece by piece
                     continue
-                for number in lacking:
-                    wave.append((item, number, self._fly(item, number, session, deadline, latch, urgent)))
-                    weight += self._guess(item, number)
+                lacking += [(item, number) for number in numbers]
+                weight += sum(self._guess(item, number) for number in numbers)
+            alone = urgent and len(lacking) == 1
+            flights: dict[bytes, Flight] = {}  # a block that the batch wants twice is fetched once
+            wave: list[tuple[Item, int, Flight]] = []
+            for item, number in lacking:
+                key = block_of(item.target.base, number)
+                if key not in flights:
+                    flights[key] = self._fly(item, number, session, oldest_ms, deadline, latch, urgent, alone)
+                wave.append((item, number, flights[key]))
             latch.wait(deadline - time.monotonic())
             # An object that was met by its first block now shows which others it has.
             new = {id(item): item for item, _, _ in wave if item.known is None}
@@ -232,22 +240,41 @@ class Fetcher:
             return False
 
     def _fly(
-        self, item: Item, number: int, session: Session, deadline: float, latch: Latch, urgent: bool
+        self,
+        item: Item,
+        number: int,
+        session: Session,
+        oldest_ms: int,
+        deadline: float,
+        latch: Latch,
+        urgent: bool,
+        alone: bool,
     ) -> Flight:
         target, version = item.target, item.known.version if item.known else None
         if item.known is None:
             session.asked(target.url)
         return self._flights.start(
             block_of(target.base, number),
-            lambda: self._fetch(target, number, version, session, deadline),
+            lambda: self._fetch(target, number, version, session, oldest_ms, deadline),
             latch,
+            governor=target.governor,
             urgent=urgent,
+            here=alone,
         )
 
     def _fetch(
-        self, target: Target, number: int, version: str | None, session: Session, deadline: float
+        self,
+        target: Target,
+        number: int,
+        version: str | None,
+        session: Session,
+        oldest_ms: int,
+        deadline: float,
     ) -> Landed:
         """Fetches one block and stores it. Runs in a fetch thread."""
+        landed = self._landed_meanwhile(target, number, version, oldest_ms)
+        if landed is not None:
+            return landed
         start = number * BLOCK_SIZE
         asked_ms = now_ms()
         fetched: Fetched = target.governor.call(
@@ -266,6 +293,18 @@ class Fetcher:
         location, cached = self._space.store(block, fetched.data, session)
         return Landed(known, location, cached, length)
 
+    def _landed_meanwhile(
+        self, target: Target, number: int, version: str | None, oldest_ms: int
+    ) -> Landed | None:
+        """A block that another flight stored after it was looked for, and before this flight began."""
+        known = self._objects.get(target)
+        if known is None or known.checked_ms < oldest_ms or version not in (None, known.version):
+            return None
+        entry = self._index.get(block_of(target.base, number))
+        if entry is None or (entry[2], entry[3]) != (known.size, known.version_hash) or not entry[5]:
+            return None
+        return Landed(known, entry[0], True, entry[1])
+
     def _land(self, item: Item, number: int, flight: Flight, oldest_ms: int) -> int:
         """Takes a flight's block; returns its bytes if they are in transit."""
         if item.error is not None:
@@ -280,6 +319,9 @@ class Fetcher:
         if isinstance(flight.error, ObjectChangedError):
             self._objects.forget(item.target)
             item.restart()
+            return 0
+        if isinstance(flight.error, RangeError) and item.known is None:
+            item.needs_version = True  # it ends before this block: only its size tells whether that is wrong
             return 0
         if flight.error is not None:
             item.error = flight.error

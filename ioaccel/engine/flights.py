@@ -1,6 +1,8 @@
 """Single flight: whoever wants a block that is being fetched waits for that fetch.
 
 Threads and not asyncio: obstore's synchronous form is 2 to 2.5 times as fast (DESIGN.md, figures).
+Each endpoint has a lane of its own, with as many threads as its governor admits requests, so a slow
+store never takes the threads of a fast one.
 """
 
 from __future__ import annotations
@@ -10,8 +12,8 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any
 
-# More threads than any governor admits requests: two endpoints at full speed.
-MAX_THREADS = 384
+from ioaccel.sources.governor import Governor
+
 # An idle thread costs 30 KB; it leaves after this many seconds.
 _IDLE_SECONDS = 10.0
 
@@ -40,15 +42,25 @@ class Latch:
 
 
 class Flight:
-    """One piece of work under way: ``result`` or ``error`` once it is done."""
+    """One piece of work under way: ``result`` or ``error`` once it is ``done``."""
 
-    __slots__ = ("_waiters", "done", "error", "result")
+    __slots__ = ("done", "error", "key", "result", "waiters", "work")
 
-    def __init__(self) -> None:
+    def __init__(self, key: Hashable, work: Callable[[], Any]) -> None:
+        self.key = key
+        self.work: Callable[[], Any] | None = work
         self.done = False
         self.result: Any = None
         self.error: Exception | None = None
-        self._waiters: list[Latch] = []
+        self.waiters: list[Latch] = []
+
+    def run(self) -> None:
+        """Does the work, once."""
+        work, self.work = self.work, None
+        try:
+            self.result = work() if work is not None else None
+        except Exception as error:
+            self.error = error
 
     def value(self) -> Any:
         """The result, or raises the error."""
@@ -58,86 +70,122 @@ class Flight:
 
 
 class Flights:
-    """Runs work in threads, one flight a key. Work that somebody waits for goes first."""
+    """All work under way, one flight a key. Any thread."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._flights: dict[Hashable, Flight] = {}
-        self._urgent: deque[tuple[Hashable, Flight, Callable[[], Any]]] = deque()
-        self._background: deque[tuple[Hashable, Flight, Callable[[], Any]]] = deque()
+        self._lanes: dict[Governor | None, _Lane] = {}
+        self._closed = False
+
+    def start(
+        self,
+        key: Hashable,
+        work: Callable[[], Any],
+        latch: Latch,
+        *,
+        governor: Governor | None = None,
+        urgent: bool = True,
+        here: bool = False,
+    ) -> Flight:
+        """The flight of ``key``: the one under way, or a new one that does ``work``.
+
+        It runs in the lane of ``governor``'s endpoint, urgent work first; with ``here``, in this
+        thread, which spares a lone request two changes of threads. ``latch`` counts down when it has
+        landed.
+        """
+        with self._lock:
+            flight = self._flights.get(key)
+            new = flight is None
+            if flight is None:
+                flight = self._flights[key] = Flight(key, work)
+            latch.up()
+            flight.waiters.append(latch)
+            lane = self._lanes.get(governor)
+            if lane is None:
+                lane = self._lanes[governor] = _Lane(governor, self._land)
+        if not new:
+            if urgent:
+                lane.hurry(flight)
+        elif here:
+            flight.run()
+            self._land(flight)
+        else:
+            lane.add(flight, urgent)
+        return flight
+
+    def _land(self, flight: Flight) -> None:
+        with self._lock:
+            del self._flights[flight.key]
+            flight.done = True
+        for latch in flight.waiters:
+            latch.down()
+
+    def close(self) -> None:
+        """Lets idle threads go; work that is under way ends with the process."""
+        with self._lock:
+            for lane in self._lanes.values():
+                lane.close()
+
+
+class _Lane:
+    """The threads and the queue of one endpoint."""
+
+    def __init__(self, governor: Governor | None, land: Callable[[Flight], None]) -> None:
+        self._governor = governor
+        self._land = land
+        self._changed = threading.Condition()
+        self._urgent: deque[Flight] = deque()
+        self._background: deque[Flight] = deque()
         self._threads = 0
         self._idle = 0
         self._closed = False
 
-    def start(
-        self, key: Hashable, work: Callable[[], Any], latch: Latch | None, *, urgent: bool = True
-    ) -> Flight:
-        """The flight of ``key``: the one under way, or a new one that does ``work``.
-
-        ``latch`` counts down when it has landed.
-        """
+    def add(self, flight: Flight, urgent: bool) -> None:
         with self._changed:
-            flight = self._flights.get(key)
-            if flight is None:
-                flight = self._flights[key] = Flight()
-                (self._urgent if urgent else self._background).append((key, flight, work))
-                if self._idle:
-                    self._changed.notify()
-                elif self._threads < MAX_THREADS:
-                    self._threads += 1
-                    threading.Thread(target=self._work, name="ioaccel-fetch", daemon=True).start()
-            elif urgent:
-                self._hurry(key)
-            if latch is not None:
-                latch.up()
-                flight._waiters.append(latch)
-            return flight
+            (self._urgent if urgent else self._background).append(flight)
+            if self._idle:
+                self._changed.notify()
+            elif self._threads < self._limit():
+                self._threads += 1
+                threading.Thread(target=self._work, name="ioaccel-fetch", daemon=True).start()
 
-    def _hurry(self, key: Hashable) -> None:
+    def hurry(self, flight: Flight) -> None:
         """Moves work that was started in the background to the front."""
-        if self._background:
-            for job in self._background:
-                if job[0] == key:
-                    self._background.remove(job)
-                    self._urgent.append(job)
-                    return
-
-    def _next(self) -> tuple[Hashable, Flight, Callable[[], Any]] | None:
         with self._changed:
-            while not self._urgent and not self._background:
-                if self._closed:
-                    return None
-                self._idle += 1
-                woken = self._changed.wait(_IDLE_SECONDS)
-                self._idle -= 1
-                if not woken and not self._urgent and not self._background:
-                    self._threads -= 1
-                    return None
-            return (self._urgent or self._background).popleft()
-
-    def _work(self) -> None:
-        while (job := self._next()) is not None:
-            key, flight, work = job
-            try:
-                flight.result = work()
-            except Exception as error:
-                flight.error = error
-            del work, job
-            with self._changed:
-                del self._flights[key]
-                flight.done = True
-                waiters, flight._waiters = flight._waiters, []
-            for latch in waiters:
-                latch.down()
-
-    def waiting(self) -> int:
-        """How many pieces of work are under way or wait for a thread."""
-        with self._changed:
-            return len(self._flights)
+            if flight in self._background:
+                self._background.remove(flight)
+                self._urgent.append(flight)
 
     def close(self) -> None:
-        """Lets idle threads go; work that is under way ends with the process."""
         with self._changed:
             self._closed = True
             self._background.clear()
             self._changed.notify_all()
+
+    def _limit(self) -> int:
+        # Work without an endpoint (a listing that drives its own requests) is rare and long.
+        return int(self._governor.limit) if self._governor is not None else 64
+
+    def _next(self) -> Flight | None:
+        """The next flight; None when this thread is one too many."""
+        with self._changed:
+            while self._threads <= self._limit():
+                if self._urgent:
+                    return self._urgent.popleft()
+                if self._background:
+                    return self._background.popleft()
+                if self._closed:
+                    break
+                self._idle += 1
+                woken = self._changed.wait(_IDLE_SECONDS)
+                self._idle -= 1
+                if not woken and not self._urgent and not self._background:
+                    break
+            self._threads -= 1
+            return None
+
+    def _work(self) -> None:
+        while (flight := self._next()) is not None:
+            flight.run()
+            self._land(flight)

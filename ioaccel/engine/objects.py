@@ -99,7 +99,10 @@ class Objects:
             else:
                 alone += group
         latch = Latch()
-        flights = [(t, self._flights.start(("stat", t.base), self._stat(t, deadline), latch)) for t in alone]
+        flights = [
+            (t, self._flights.start(("stat", t.base), self._stat(t, deadline), latch, governor=t.governor))
+            for t in alone
+        ]
         latch.wait(deadline - time.monotonic())
         for target, flight in flights:
             results[target.base] = _outcome(flight, target)
@@ -131,8 +134,8 @@ class Objects:
             step = max(1, len(todo) // _PAGES_AT_ONCE)
             latch = Latch()
             pages = [
-                (t, self._flights.start(("page", t.base), self._page(t, parent, deadline), latch))
-                for t in todo[::step]
+                (t, self._flights.start(("page", t.base), work, latch, governor=t.governor))
+                for t, work in ((t, self._page(t, parent, deadline)) for t in todo[::step])
             ]
             latch.wait(deadline - time.monotonic())
             for target, flight in pages:

@@ -62,12 +62,12 @@ class Space:
             if place is None:
                 self._passed_at = time.monotonic()
                 return self._transit.store(block, data), False
-            shard, segment, writer = place
+            shard, segment, writer, sequence = place
             location = None
             try:
                 location = writer.append(
                     self._index, block.key, block.url, block.version, block.object_size,
-                    block.object_offset, block.checked_ms, self._next(), data,
+                    block.object_offset, block.checked_ms, sequence, data,
                 )  # fmt: skip
             except OSError as error:
                 with self._changed:
@@ -82,13 +82,9 @@ class Space:
         """Whether blocks have lately passed through for want of room."""
         return time.monotonic() - self._passed_at < 1.0
 
-    def _next(self) -> int:
-        with self._changed:
-            self._sequence += 1
-            return self._sequence
-
-    def _take(self, url: str, length: int, session: Session) -> tuple[Shard, Segment, Writer] | None:
-        """Sets ``length`` bytes of payload aside on a shard, with the segment to write them to."""
+    def _take(self, url: str, length: int, session: Session) -> tuple[Shard, Segment, Writer, int] | None:
+        """Sets ``length`` bytes of payload aside on a shard: with the segment to write them to, and
+        the block's sequence."""
         with self._changed:
             while True:
                 usable = [s for s in self._shards if s.takes_blocks]
@@ -104,7 +100,8 @@ class Space:
                     if segment is not None and segment.writer is not None:
                         shard.pending += length
                         segment.appending += 1
-                        return shard, segment, segment.writer
+                        self._sequence += 1
+                        return shard, segment, segment.writer, self._sequence
                 if waiting:
                     self._changed.wait(1.0)
                 elif not self._evict_one(usable, session):

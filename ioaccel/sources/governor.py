@@ -1,9 +1,9 @@
 """How hard a store is asked: concurrency, retries, deadlines. One governor an endpoint.
 
 Concurrency is found, not configured. It grows by a step while more requests in flight bring more
-bytes (additive increase), shrinks by a step when they no longer do and only wait longer, and is cut
-by a third when the store says that it is too much (429, 503: multiplicative decrease; AIMD after
-Chiu and Jain, 1989).
+bytes (additive increase), goes back a step when they only wait longer, and is cut by a third when
+the store says that it is too much (429, 503) or stops answering (multiplicative decrease; AIMD after
+Chiu and Jain, 1989). Only such an answer takes it below where it began: a slow second is no reason.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Governor:
             try:
                 result = request()
             except RetryableError as error:
-                self._leave(started, 0, throttled=error.throttled, failed=True)
+                self._leave(started, 0, throttled=error.throttled or error.timed_out, failed=True)
                 delay = self._jitter() * min(_LONGEST_DELAY, _FIRST_DELAY * 2**attempt)
                 late = self._clock() + delay > deadline
                 if attempt >= ATTEMPTS or late:
@@ -162,10 +162,10 @@ class Governor:
         rate = self._window_bytes / (now - self._window_start)
         latency = self._window_seconds / self._window_count
         if self._waited:
-            if rate > self._last_rate * _GAIN:
+            if rate > self._last_rate * _GAIN or self.limit < FIRST_LIMIT:
                 self.limit = min(LARGEST_LIMIT, self.limit + _STEP)
             elif latency > self._last_latency * _SLOWER:
-                self.limit = max(SMALLEST_LIMIT, self.limit - _STEP)
+                self.limit = max(FIRST_LIMIT, self.limit - _STEP)
         self._last_rate, self._last_latency = rate, latency
         self._new_window(now)
 

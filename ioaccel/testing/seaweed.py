@@ -108,17 +108,8 @@ class SeaweedS3:
         self._ports = _free_ports()
         self.endpoint = f"http://127.0.0.1:{self._ports['s3']}"
         self._client = S3Client(self.endpoint, self.key, self.secret)
-        command = [
-            sys.executable,
-            "-I",
-            "-S",
-            "-c",
-            DIE_WITH_PARENT,
-            find_weed(),
-            "-logtostderr=true",
-            "mini",
-        ]
-        command += ["-dir", str(self.directory)]
+        launcher = [sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT]
+        command = [*launcher, find_weed(), "-logtostderr=true", "mini", "-dir", str(self.directory)]
         command += ["-ip", "127.0.0.1", "-ip.bind", "127.0.0.1", "-webdav=false", "-admin.ui=false"]
         command += ["-master.telemetry=false", "-volume.preStopSeconds=0"]
         command += [f"-volume.max={MAX_BUCKETS}", "-s3.port.iceberg=0", "-s3.port.lance=0"]

@@ -300,7 +300,7 @@ class FakeCache:
 def test_run_compares_two_runs(
     spoil: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ioaccel.connect", lambda **kw: FakeCache(folder, spoil), raising=False)
+    monkeypatch.setattr("ioaccel.connect", lambda *args: FakeCache(folder, spoil))
     options = DemoOptions(
         url=f"file://{folder}",
         epochs=2,
@@ -330,6 +330,31 @@ def test_run_compares_two_runs(
     assert [epoch["store_bytes"] for epoch in result["direct"]["epochs"]] == [size, size]
     assert (tmp_path / "picture.png").exists()
     assert ("identical to the last bit" in output.getvalue()) is not spoil
+
+
+@pytest.mark.slow
+def test_run_with_a_real_server_and_a_real_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte is taken once through ioaccel, once an epoch without; nothing is left behind."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "tmp").mkdir()
+    options = DemoOptions(samples=60, epochs=2, batch_size=16, latency_ms=1, picture=tmp_path / "picture.png")
+    result = run(options, Console(file=io.StringIO()))
+    size = result["setting"]["bytes"]
+    assert size == sum(len(jpeg) for _, jpeg in images.crops(60))
+    assert [epoch["store_bytes"] for epoch in result["direct"]["epochs"]] == [size, size]
+    assert [epoch["store_bytes"] for epoch in result["ioaccel"]["epochs"]] == [size, 0]
+    assert result["losses_identical"]
+    assert list((tmp_path / "tmp").iterdir()) == []
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
+    assert not [command for command in commands if str(tmp_path).encode() in command]
+
+
+@pytest.mark.parametrize("file", [{"picture": "a.xyz"}, {"picture": "no/a.png"}, {"json": "no/a.json"}])
+def test_a_file_that_cannot_be_written_is_refused_at_once(file: dict[str, str], tmp_path: Path) -> None:
+    options = DemoOptions(**{name: tmp_path / path for name, path in file.items()})
+    with pytest.raises(ConfigError, match=r"no picture|no directory"):
+        run(options, Console(file=io.StringIO()))
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

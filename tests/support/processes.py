@@ -1,0 +1,88 @@
+"""Processes that tests start, watch and kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ioaccel import Cache
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def wait_for(what: Callable[[], T], seconds: float = 10.0) -> T:
+    """What ``what`` gives once that is true. AssertionError if it does not become so in time."""
+    deadline = time.monotonic() + seconds
+    while not (got := what()):
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
+        time.sleep(0.01)
+    return got
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; it may still wait for its parent to take note."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state in "ZX"
+
+
+def kill_engine(cache: Cache) -> dict[str, Any]:
+    """Ends the engine with SIGKILL; its last status."""
+    return _end_engine(cache, signal.SIGKILL)
+
+
+def stop_engine(cache: Cache) -> dict[str, Any]:
+    """Ends the engine with SIGTERM; its last status."""
+    return _end_engine(cache, signal.SIGTERM)
+
+
+def _end_engine(cache: Cache, number: int) -> dict[str, Any]:
+    status = cache.status()
+    os.kill(status["engine_pid"], number)
+    wait_for(lambda: gone(status["engine_pid"]))
+    return status
+
+
+def python(code: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """A new Python process that runs ``code``, with ``arguments`` in its ``sys.argv[1:]``."""
+    path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def run_python(code: str, *arguments: object, seconds: float = 30.0) -> str:
+    """What such a process prints. It must succeed, in time."""
+    process = python(code, *arguments)
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0
+    return output
+
+
+def open_descriptors(pid: int | str = "self") -> int:
+    """How many descriptors a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def resident_bytes(pid: int | str = "self") -> int:
+    """Private memory of a process, in RAM."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("Private_", "Swap:")))
