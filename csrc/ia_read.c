@@ -93,7 +93,7 @@ int ia_resolve(const struct ia_view *view, struct ia_want *want, uint32_t i, uin
                struct ia_pieces *pieces)
 {
     uint64_t wanted = want->length;
-    uint64_t first = want->offset / IA_BLOCK_SIZE, last = first, version = 0;
+    uint64_t first = want->offset / IA_BLOCK_SIZE, last = first, version = want->version;
     want->first_piece = pieces->count;
     want->piece_count = 0;
     for (uint64_t block = first; block <= last; block++) {
@@ -101,7 +101,7 @@ int ia_resolve(const struct ia_view *view, struct ia_want *want, uint32_t i, uin
         struct ia_entry entry;
         int usable = ia_index_find(view->index, view->control, key, &entry) &&
                      entry.state == IA_LIVE && entry.checked_ms >= oldest_ms &&
-                     (block == first || entry.version == version);
+                     (!version || entry.version == version);
         if (usable && block == first) {
             version = entry.version;
             want->object_size = entry.object_size;
@@ -117,6 +117,7 @@ int ia_resolve(const struct ia_view *view, struct ia_want *want, uint32_t i, uin
             return finish(want, pieces, error == -ENOMEM ? error : IA_MISS);
         }
     }
+    want->version = version;
     return finish(want, pieces, IA_HIT);
 }
 
@@ -195,45 +196,39 @@ struct work {
     _Atomic uint32_t next, failed;
 };
 
-/* Pieces are claimed in runs: few enough for the threads to end together, and long enough for the
- * hints to keep a disk busy. A run that is all in the page cache makes one call a piece. */
-enum { RUN = 16 };
-
-static void copy_run(const struct ia_view *view, struct ia_piece *pieces, uint32_t count,
-                     _Atomic uint32_t *failed)
+static void settle(struct work *work, struct ia_piece *piece)
 {
-    uint32_t cold = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        pieces[i].status = pieces[i].length ? read_cached(view, &pieces[i]) : 0;
-        cold += pieces[i].status == -EAGAIN;
-    }
-    for (uint32_t i = 0; cold && i < count; i++)
-        if (pieces[i].status == -EAGAIN)
-            posix_fadvise(view->fd[pieces[i].at.shard], file_offset(view, &pieces[i]),
-                          pieces[i].length, POSIX_FADV_WILLNEED);
-    uint32_t bad = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        if (pieces[i].status == -EAGAIN)
-            pieces[i].status = read_waiting(view, &pieces[i]);
-        if (!pieces[i].status && !ia_still_valid(view->control, &pieces[i].at))
-            pieces[i].status = -ESTALE;
-        bad += pieces[i].status != 0;
-    }
-    if (bad)
-        atomic_fetch_add_explicit(failed, bad, memory_order_relaxed);
+    if (!piece->status && !ia_still_valid(work->view->control, &piece->at))
+        piece->status = -ESTALE;
+    if (piece->status)
+        atomic_fetch_add_explicit(&work->failed, 1, memory_order_relaxed);
 }
 
-static void *copy_runs(void *argument)
+/* Claims piece after piece. What is not in the page cache is hinted to the disk and put aside, so
+ * that all of it is on its way before the first of it is waited for. */
+static void *copy_pieces(void *argument)
 {
     struct work *work = argument;
-    uint32_t run = work->count / 8 < RUN ? work->count / 8 + 1 : RUN;
-    for (;;) {
-        uint32_t from = atomic_fetch_add_explicit(&work->next, run, memory_order_relaxed);
-        if (from >= work->count)
-            return NULL;
-        uint32_t rest = work->count - from;
-        copy_run(work->view, work->pieces + from, rest < run ? rest : run, &work->failed);
+    struct ia_piece *cold = NULL, **last = &cold;
+    uint32_t i;
+    while ((i = atomic_fetch_add_explicit(&work->next, 1, memory_order_relaxed)) < work->count) {
+        struct ia_piece *piece = &work->pieces[i];
+        piece->status = piece->length ? read_cached(work->view, piece) : 0;
+        if (piece->status != -EAGAIN) {
+            settle(work, piece);
+            continue;
+        }
+        posix_fadvise(work->view->fd[piece->at.shard], file_offset(work->view, piece),
+                      piece->length, POSIX_FADV_WILLNEED);
+        piece->next_cold = NULL;
+        *last = piece;
+        last = &piece->next_cold;
     }
+    for (struct ia_piece *piece = cold; piece; piece = piece->next_cold) {
+        piece->status = read_waiting(work->view, piece);
+        settle(work, piece);
+    }
+    return NULL;
 }
 
 enum { MAX_THREADS = 16 };
@@ -245,9 +240,9 @@ uint32_t ia_copy(const struct ia_view *view, struct ia_piece *pieces, uint32_t c
     pthread_t helper[MAX_THREADS];
     uint32_t helpers = 0;
     while (helpers + 1 < threads && helpers + 1 < count && helpers < MAX_THREADS &&
-           pthread_create(&helper[helpers], NULL, copy_runs, &work) == 0)
+           pthread_create(&helper[helpers], NULL, copy_pieces, &work) == 0)
         helpers++;
-    copy_runs(&work);
+    copy_pieces(&work);
     while (helpers > 0)
         pthread_join(helper[--helpers], NULL);
     return atomic_load_explicit(&work.failed, memory_order_relaxed);

@@ -22,6 +22,7 @@ struct ia_want {
     uint64_t key[2]; /* of block 0 */
     uint64_t offset;
     uint64_t length;      /* IA_TO_END: to the end of the object; resolved by ia_resolve */
+    uint64_t version;     /* its hash; 0: of any. Out of IA_HIT: the one that was found */
     uint64_t object_size; /* out */
     uint32_t first_piece; /* out */
     uint32_t piece_count; /* out */
@@ -42,6 +43,7 @@ struct ia_piece {
     uint8_t *to;
     int status;      /* out of ia_copy: 0, -ESTALE (moved on), or -errno */
     uint32_t want;   /* index of the extent it belongs to */
+    struct ia_piece *next_cold; /* ia_copy's own */
 };
 
 /* Growable, so that an extent may be of any size. Zero-initialise; free with ia_pieces_free. */

@@ -100,6 +100,18 @@ class UnsupportedURLError(IOAccelError, ValueError):
     """No source reads this scheme, or this key cannot be addressed."""
 
 
+class DirectoryError(UnsupportedURLError, IsADirectoryError):
+    """The URL names a directory, of a store that has real ones, where an object was asked for."""
+
+    errno = _errno.EISDIR
+
+
+class ReadOnlyError(IOAccelError, OSError):
+    """Something was to be written through the cache, which only reads."""
+
+    errno = _errno.EROFS
+
+
 class ConfigError(IOAccelError, ValueError):
     """An option, an environment variable or a configuration file makes no sense."""
 

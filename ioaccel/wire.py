@@ -87,11 +87,12 @@ class Stat(Message, frozen=True):
 
 
 class ListDirectory(Message, frozen=True):
-    """Asks what stands directly below a URL."""
+    """Asks what stands directly below a URL; with ``probe``, only whether anything does."""
 
     sources: dict[str, SourceSpec]
     url: str
     timeout: float
+    probe: bool = False
 
 
 class Manifest(Message, frozen=True):
@@ -195,6 +196,7 @@ class Found(Message, frozen=True):
     """Where an extent stands: ``struct ia_location``, one a block."""
 
     object_size: int
+    version: int  # its hash
     locations: bytes
 
 
@@ -351,7 +353,7 @@ def _receive_exactly(sock: socket.socket, length: int) -> bytearray:
     return data
 
 
-class short_path:
+class short_path:  # noqa: N801  # used as a function is
     """A path that fits into a socket address (107 bytes), for as long as the block lasts."""
 
     def __init__(self, path: Path) -> None:

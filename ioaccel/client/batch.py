@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import overload
 
@@ -24,7 +25,7 @@ class Batch(Sequence[memoryview]):
     def __init__(self, buffer: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> None:
         self.buffer = buffer
         self.offsets = offsets
-        self._view = memoryview(buffer)
+        self._view = buffer.data
 
     @overload
     def __getitem__(self, index: int) -> memoryview: ...
@@ -44,7 +45,7 @@ class Batch(Sequence[memoryview]):
 
     def __iter__(self) -> Iterator[memoryview]:
         bounds = self.offsets.tolist()
-        return (self._view[a:b] for a, b in zip(bounds, bounds[1:], strict=False))
+        return (self._view[a:b] for a, b in itertools.pairwise(bounds))
 
     @property
     def nbytes(self) -> int:

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from aiofiles.base import AiofilesContextManager
 
@@ -125,7 +125,7 @@ class Cache:
 
         The URL of a row is the table's metadata ``ioaccel.root`` plus its key. The table is kept on
         disk and memory-mapped. If it is older than the session it is listed anew; a listing that takes
-        more than half a second then goes on in the background, and the kept table is served;
+        more than a third of a second then goes on in the background, and the kept table is served;
         ``refresh=True`` waits for it.
         """
         from ioaccel.client.manifest import read_manifest
@@ -297,7 +297,7 @@ class Cache:
         """Hangs up. A private engine leaves a second after its last client."""
         self._reader.close()
 
-    def __enter__(self) -> Cache:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -305,7 +305,7 @@ class Cache:
     ) -> None:
         self.close()
 
-    async def __aenter__(self) -> Cache:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

@@ -20,6 +20,6 @@ def default_cache() -> Cache:
         return _cache
 
 
-def open(url: Url) -> BufferedObjectFile:
+def open(url: Url) -> BufferedObjectFile:  # noqa: A001  # the public name
     """`Cache.open` of the default cache: IOACCEL_CACHE_DIR, IOACCEL_CACHE_SIZE, ``ioaccel.toml``."""
     return default_cache().open(url)

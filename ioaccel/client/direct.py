@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from ioaccel._core._client import BLOCK_SIZE
+from ioaccel._core._client import BLOCK_SIZE, version_hash
 from ioaccel.errors import RangeError
 from ioaccel.sources import ObjectInfo, Source, SourceSpec, open_source, split_object_url, split_prefix_url
-from ioaccel.sources.base import Fetched
+from ioaccel.sources.base import Fetched, anything, changed
 from ioaccel.sources.governor import Governor
 from ioaccel.wire import Extent
 
@@ -32,49 +31,41 @@ class DirectReader:
         self._sources: dict[tuple[str, str], Source] = {}
         self._governors: defaultdict[bytes, Governor] = defaultdict(Governor)
 
-    def read_all(self, extents: Sequence[Extent], timeout: float) -> list[bytes]:
-        """The bytes of each extent. Raises what the store says, naming the URL."""
+    def read_all(self, extents: Sequence[Extent], timeout: float, version: int = 0) -> list[bytes]:
+        """The bytes of each extent. Raises what the store says, naming the URL.
+
+        If ``version`` is not 0, all are of the version with that hash, or ObjectChangedError is raised.
+        """
         deadline = time.monotonic() + timeout
         if len(extents) == 1:
-            return [self._read(extents[0], deadline)]
+            return [self._read(extents[0], deadline, version)]
         with ThreadPoolExecutor(min(_THREADS, len(extents) or 1)) as pool:
-            return list(pool.map(lambda extent: self._read(extent, deadline), extents))
+            return list(pool.map(lambda extent: self._read(extent, deadline, version), extents))
 
-    async def aread(self, extent: Extent, timeout: float) -> bytes:
-        """One extent, with the source's asynchronous form."""
-        url, offset, length = extent
-        source, key, governor = self._open(url)
-        if length == 0:
-            return await asyncio.to_thread(self._read, extent, time.monotonic() + timeout)
-        stop = offset + (length if length is not None else _PIECE)
-        async with asyncio.timeout(timeout):
-            first = await source.aget(key, offset, min(stop, offset + _PIECE))
-            pieces, at = [bytes(first.data)], offset + len(first.data)
-            end = _end(url, offset, length, first.info)
-            while at < end:
-                more = await source.aget(key, at, min(end, at + _PIECE), first.info.version)
-                pieces.append(bytes(more.data))
-                at += len(more.data)
-        return b"".join(pieces)
-
-    def _read(self, extent: Extent, deadline: float) -> bytes:
+    def _read(self, extent: Extent, deadline: float, version: int) -> bytes:
         url, offset, length = extent
         source, key, governor = self._open(url)
         if length == 0:
             _end(url, offset, 0, governor.call(url, lambda: source.stat(key), deadline))
             return b""
 
-        def get(start: int, stop: int, version: str | None) -> Fetched:
+        def get(start: int, stop: int, same: str | None) -> Fetched:
             return governor.call(
                 url,
-                lambda: source.get(key, start, stop, version),
+                lambda: source.get(key, start, stop, same),
                 deadline,
                 size_of=lambda f: len(f.data),
                 range=(start, stop),
             )
 
         stop = offset + (length if length is not None else _PIECE)
-        first = get(offset, min(stop, offset + _PIECE), None)
+        try:
+            first = get(offset, min(stop, offset + _PIECE), None)
+        except RangeError:
+            _end(url, offset, length, governor.call(url, lambda: source.stat(key), deadline))
+            return b""
+        if version not in (0, version_hash(first.info.version)):
+            raise changed(url)
         end = _end(url, offset, length, first.info)
         pieces, at = [first.data], offset + len(first.data)
         while at < end:
@@ -87,20 +78,31 @@ class DirectReader:
         source, key, governor = self._open(url)
         return governor.call(url, lambda: source.stat(key), time.monotonic() + timeout)
 
-    def list_all(self, url: str) -> tuple[str, list[ObjectInfo]]:
+    def list_all(self, url: str, timeout: float) -> tuple[str, list[ObjectInfo]]:
         """The root that makes keys URLs, and everything below ``url``."""
-        source, key = self._prefix(url)
-        return source.url("X")[:-1], [info for page in source.list(key) for info in page]
+        source, key, governor = self._prefix(url)
+        found = governor.call(
+            url, lambda: [info for page in source.list(key) for info in page], time.monotonic() + timeout
+        )
+        return source.url("X")[:-1], found
 
-    def list_directory(self, url: str) -> tuple[list[str], list[tuple[str, ObjectInfo]]]:
-        """URLs of directories, and URL and information of objects, directly below ``url``."""
-        source, key = self._prefix(url)
-        directories, objects = source.list_dir(key)
+    def list_directory(
+        self, url: str, timeout: float, probe: bool
+    ) -> tuple[list[str], list[tuple[str, ObjectInfo]]]:
+        """URLs of directories, and URL and information of objects, directly below ``url``; with ``probe``,
+        of one object at any depth."""
+        source, key, governor = self._prefix(url)
+        directories, objects = governor.call(
+            url,
+            lambda: ([], anything(source, key)) if probe else source.list_dir(key),
+            time.monotonic() + timeout,
+        )
         return [source.url(d) for d in directories], [(source.url(o.key), o) for o in objects]
 
-    def _prefix(self, url: str) -> tuple[Source, str]:
+    def _prefix(self, url: str) -> tuple[Source, str, Governor]:
         scheme, bucket, key = split_prefix_url(url)
-        return self._source(self._spec_of(scheme), bucket), key
+        spec = self._spec_of(scheme)
+        return self._source(spec, bucket), key, self._governors[spec.identity]
 
     def _open(self, url: str) -> tuple[Source, str, Governor]:
         scheme, bucket, key = split_object_url(url)

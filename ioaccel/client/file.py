@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from aiofiles.threadpool.binary import AsyncBufferedReader
 
@@ -16,11 +16,15 @@ BUFFER_SIZE = 128 << 10
 
 
 class ObjectFile(io.RawIOBase):
-    """An object of ``size`` bytes, read through the cache; seekable, read-only, unbuffered."""
+    """An object of ``size`` bytes, read through the cache; seekable, read-only, unbuffered.
 
-    def __init__(self, reader: Reader, url: str, size: int) -> None:
+    Every read is of the version that was opened, or raises ObjectChangedError.
+    """
+
+    def __init__(self, reader: Reader, url: str, size: int, version: int) -> None:
         self._reader = reader
         self._size = size
+        self._version = version
         self._position = 0
         self.name = url
         self.mode = "rb"
@@ -42,8 +46,9 @@ class ObjectFile(io.RawIOBase):
         view = view[: max(0, self._size - self._position)]
         if not view:
             return 0
-        if not self._reader.hit_into(self.name, self._position, view):
-            view[:] = self._reader.read_batch([(self.name, self._position, len(view))])[0]
+        if not self._reader.hit_into(self.name, self._position, view, self._version):
+            extent = (self.name, self._position, len(view))
+            view[:] = self._reader.read_version(extent, self._version)[0]
         self._position += len(view)
         return len(view)
 
@@ -53,9 +58,9 @@ class ObjectFile(io.RawIOBase):
         rest = max(0, self._size - self._position)
         if rest == 0:
             return b""
-        data = self._reader.hit(self.name, self._position, rest)
+        data = self._reader.hit(self.name, self._position, rest, self._version)
         if data is None:
-            data = bytes(self._reader.read_batch([(self.name, self._position, rest)])[0])
+            data = bytes(self._reader.read_version((self.name, self._position, rest), self._version)[0])
         self._position += rest
         return data
 
@@ -93,10 +98,11 @@ class BufferedObjectFile(io.BufferedReader):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickles as the object, opened at the same position."""
-        return _reopen, (self.raw._reader, self.raw.name, self.raw.size, self.tell())
+        raw = self.raw
+        return _reopen, (raw._reader, raw.name, raw.size, raw._version, self.tell())
 
 
-class AsyncObjectFile(AsyncBufferedReader):
+class AsyncObjectFile(AsyncBufferedReader):  # type: ignore[misc]  # aiofiles has no types
     """What ``cache.aopen`` returns: aiofiles' face of `BufferedObjectFile`, whose calls are awaited."""
 
     _file: BufferedObjectFile
@@ -106,7 +112,7 @@ class AsyncObjectFile(AsyncBufferedReader):
         """Bytes of the object."""
         return self._file.size
 
-    async def __aenter__(self) -> AsyncObjectFile:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -118,10 +124,10 @@ class AsyncObjectFile(AsyncBufferedReader):
 def open_object(reader: Reader, url: str) -> BufferedObjectFile:
     """Opens an object. The errors of the store are raised here, not at the first read."""
     url = reader.canonical(url)
-    return BufferedObjectFile(ObjectFile(reader, url, reader.object_size(url)), BUFFER_SIZE)
+    return BufferedObjectFile(ObjectFile(reader, url, *reader.size_and_version(url)), BUFFER_SIZE)
 
 
-def _reopen(reader: Reader, url: str, size: int, position: int) -> BufferedObjectFile:
-    file = BufferedObjectFile(ObjectFile(reader, url, size), BUFFER_SIZE)
+def _reopen(reader: Reader, url: str, size: int, version: int, position: int) -> BufferedObjectFile:
+    file = BufferedObjectFile(ObjectFile(reader, url, size, version), BUFFER_SIZE)
     file.seek(position)
     return file

@@ -20,6 +20,9 @@ from ioaccel.errors import CacheBusyError, EngineError
 # What an answer may take beyond the deadline that the engine was given.
 _GRACE_SECONDS = 10.0
 
+# How long to go on when an engine hangs up before it has answered.
+_ATTACH_SECONDS = 10.0
+
 # Connections that wait for the next request; more threads than this make new ones.
 _POOL = 16
 
@@ -36,26 +39,38 @@ class Link:
         self._directories = list(directories)
         self._lock = threading.Lock()
         self._idle: list[socket.socket] = []
-        self._control = reach(self._directories, capacities)
-        try:
-            answer, fds = self._ask(self._control, wire.Attach(wire.PROTOCOL, self.pid, session), 30.0)
-            if not isinstance(answer, wire.Attached):
-                raise EngineError(f"the engine of {self._directories[0]} gave a wrong answer to Attach")
-            if answer.directories != self._directories:
-                raise CacheBusyError(
-                    f"the cache directory {self._directories[0]} is served by engine {answer.engine_pid} "
-                    f"together with {answer.directories}; connect with exactly those directories, or stop "
-                    "that engine first",
-                    url=self._directories[0],
-                )
-            self.engine_pid = answer.engine_pid
-            self.view = _view(fds, answer.shards)
-        except EngineLost as error:
-            self._control.close()
-            raise EngineError(f"the engine of {self._directories[0]} hung up: {error}") from error
-        except BaseException:
-            self._control.close()
-            raise
+        deadline = time.monotonic() + _ATTACH_SECONDS
+        while True:
+            self._control = reach(self._directories, capacities)
+            try:
+                self.engine_pid, self.view = self._attach(session)
+            except EngineLost as error:
+                # Met as it left or died; its successor is a moment away.
+                self._control.close()
+                if time.monotonic() > deadline:
+                    raise EngineError(f"the engine of {self._directories[0]} hung up: {error}") from error
+                time.sleep(0.05)
+            except BaseException:
+                self._control.close()
+                raise
+            else:
+                return
+
+    def _attach(self, session: str) -> tuple[int, View]:
+        answer, fds = self._ask(self._control, wire.Attach(wire.PROTOCOL, self.pid, session), 30.0)
+        if isinstance(answer, wire.Failure):
+            raise answer.error()
+        if not isinstance(answer, wire.Attached):
+            raise EngineError(f"the engine of {self._directories[0]} gave a wrong answer to Attach")
+        view = _view(fds, answer.shards)
+        if answer.directories != self._directories:
+            raise CacheBusyError(
+                f"the cache directory {self._directories[0]} is served by engine {answer.engine_pid} "
+                f"together with {answer.directories}; connect with exactly those directories, or stop "
+                "that engine first",
+                url=self._directories[0],
+            )
+        return answer.engine_pid, view
 
     def request(self, message: wire.Message, timeout: float) -> wire.Answer:
         """The engine's answer. EngineLost if it is gone; IOAccelError if that is the answer."""
@@ -90,7 +105,9 @@ class Link:
             raise answer.error()
         return answer, fds
 
-    def _ask(self, sock: socket.socket, message: wire.Message, timeout: float) -> tuple[wire.Answer, list[int]]:
+    def _ask(
+        self, sock: socket.socket, message: wire.Message, timeout: float
+    ) -> tuple[wire.Answer, list[int]]:
         sock.settimeout(timeout + _GRACE_SECONDS)
         try:
             wire.send(sock, message)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pyarrow as pa
 
 from ioaccel import wire
@@ -14,17 +16,38 @@ _TIMEOUT = 1800.0
 
 def read_manifest(reader: Reader, url: str, refresh: bool) -> pa.Table:
     """The manifest of ``url``, mapped from the file that the engine keeps; without one, listed here."""
-    answer = reader.ask(
-        wire.Manifest(reader.sources_of([url]), url, reader.oldest_ms(), _TIMEOUT, refresh), _TIMEOUT
-    )
-    if isinstance(answer, wire.ManifestFile):
-        with pa.memory_map(answer.path) as source:
-            return pa.ipc.open_file(source).read_all()
-    root, objects = reader.direct.list_all(url)
+    path = _ask(reader, url, reader.oldest_ms(), refresh)
+    return _list_here(reader, url) if path is None else _mapped(path)
+
+
+def read_listing(reader: Reader, url: str, refresh: bool) -> pa.Table:
+    """The same, but never one that was listed before the session began, or longer than ``max_age`` ago.
+
+    Not even with ``consistency="immutable"``: objects that do not change may still be added to.
+    """
+    oldest_ms = reader.started_ms if reader.config.max_age is None else reader.oldest_ms()
+    path = _ask(reader, url, oldest_ms, refresh)
+    if path is not None and not refresh and os.stat(path).st_mtime_ns < oldest_ms * 1_000_000:
+        path = _ask(reader, url, oldest_ms, True)  # it takes long, and the engine offered an old one
+    return _list_here(reader, url) if path is None else _mapped(path)
+
+
+def _ask(reader: Reader, url: str, oldest_ms: int, refresh: bool) -> str | None:
+    """The path of a manifest; None if no engine can list the store."""
+    message = wire.Manifest(reader.sources_of([url]), url, oldest_ms, _TIMEOUT, refresh)
+    answer = reader.ask(message, _TIMEOUT)
+    return answer.path if isinstance(answer, wire.ManifestFile) else None
+
+
+def _mapped(path: str) -> pa.Table:
+    with pa.memory_map(path) as source:
+        return pa.ipc.open_file(source).read_all()
+
+
+def _list_here(reader: Reader, url: str) -> pa.Table:
+    root, objects = reader.direct.list_all(url, _TIMEOUT)
     if not objects:
-        raise ObjectNotFoundError(
-            f"{url}: nothing is stored there; check the bucket and the prefix", url=url
-        )
+        raise ObjectNotFoundError(f"{url}: nothing is stored there; check the bucket and the prefix", url=url)
     columns = {
         "key": pa.array([o.key for o in objects], pa.string()),
         "size": pa.array([o.size for o in objects], pa.int64()),

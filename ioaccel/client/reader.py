@@ -18,13 +18,24 @@ from typing import Any
 import numpy as np
 
 from ioaccel import wire
-from ioaccel._core._client import HIT, PAST_END, Buffer, Keyring, Request, View, read, read_into
+from ioaccel._core._client import (
+    HIT,
+    PAST_END,
+    Buffer,
+    Keyring,
+    Request,
+    View,
+    read,
+    read_into,
+    version_hash,
+)
 from ioaccel.client.batch import Batch
 from ioaccel.client.direct import DirectReader
 from ioaccel.client.link import Backoff, EngineLost, Link
 from ioaccel.config import CacheConfig
 from ioaccel.errors import CacheClosedError, IOAccelError, RangeError, UnsupportedURLError
 from ioaccel.sources import SourceSpec, canonical, resolve
+from ioaccel.sources.base import changed
 
 log = logging.getLogger("ioaccel")
 
@@ -82,6 +93,10 @@ class Reader:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+    def begin_session(self) -> None:
+        """From now on, what the store said before counts only with ``max_age`` or ``immutable``."""
+        self.started_ms = int(time.time() * 1000)
 
     def close(self) -> None:
         """Hangs up; the private engine leaves after its last client."""
@@ -201,32 +216,47 @@ class Reader:
 
     # ---- reading --------------------------------------------------------------------------------
 
-    def hit(self, url: str, offset: int, length: int | None) -> bytes | None:
-        """The bytes of an extent that is cached, else None. Microseconds, and no message."""
+    def hit(self, url: str, offset: int, length: int | None, version: int = 0) -> bytes | None:
+        """The bytes of an extent that is cached, in this version if not 0, else None. Microseconds, and no message."""
         view = self._view
         if view is None or not view.current:
             view = self._current()
             if view is None:
                 return None
-        data = read(view, self._ring, url, offset, length, self.oldest_ms())
+        data = read(view, self._ring, url, offset, length, self.oldest_ms(), version)
         return data if type(data) is bytes else None
 
-    def hit_into(self, url: str, offset: int, target: memoryview) -> bool:
-        """Fills ``target`` with cached bytes from ``offset`` on; whether they are cached."""
+    def hit_into(self, url: str, offset: int, target: memoryview, version: int) -> bool:
+        """Fills ``target`` with cached bytes of a version from ``offset`` on; whether they are cached."""
         view = self._current()
-        return view is not None and read_into(view, self._ring, url, offset, target, self.oldest_ms()) == HIT
+        return (
+            view is not None
+            and read_into(view, self._ring, url, offset, target, self.oldest_ms(), version) == HIT
+        )
 
     def read_batch(self, extents: Iterable[Any]) -> Batch:
         """The bytes of all extents. Raises the first error among them."""
         return self._read_batch(Request(extents, self._ring, self.canonical))
 
-    def object_size(self, url: str) -> int:
-        """The size of an object; the first block of one that is not cached is fetched."""
+    def read_version(self, extent: wire.Extent, version: int) -> tuple[memoryview, int]:
+        """One extent, and the hash of its version, or 0 if it had to be read directly.
+
+        If ``version`` is not 0, it is of that version, or ObjectChangedError is raised.
+        """
+        request = Request([extent], self._ring, self.canonical, version)
+        batch = self._read_batch(request)
+        return batch[0], request.version(0)
+
+    def size_and_version(self, url: str) -> tuple[int, int]:
+        """The size of an object and the hash of its version; if it is not cached, its first block is fetched."""
         request = Request([(url, 0, 0)], self._ring, self.canonical)
         view = self._current()
-        if view is not None and (request.lookup(view, self.oldest_ms()) == 0 or self._ask_for(request, []) == {}):
-            return request.object_size(0)
-        return self.direct.stat(request.extents()[0][0], self.timeout).size
+        if view is not None:
+            known = request.lookup(view, self.oldest_ms()) == 0 or self._ask_for(request, []) == {}
+            if known:
+                return request.object_size(0), request.version(0)
+        info = self.direct.stat(request.extents()[0][0], self.timeout)
+        return info.size, version_hash(info.version)
 
     def _read_batch(self, request: Request) -> Batch:
         """Looks up, asks for what is missing, copies; and again, if it was evicted in between.
@@ -247,9 +277,9 @@ class Reader:
             buffer = np.frombuffer(Buffer(request.offsets(offsets)), np.uint8)
             if request.copy(buffer, COPY_THREADS):
                 batch = Batch(buffer, offsets)
-                return self._complete(batch, request.extents(), others) if others else batch
+                return self._complete(batch, request, others) if others else batch
             unreadable = request.unreadable
-        return self._read_directly(request.extents())
+        return self._read_directly(request)
 
     def _ask_for(
         self, request: Request, unreadable: list[int]
@@ -278,7 +308,9 @@ class Reader:
         others: dict[int, wire.Deferred | wire.Uncached] = {}
         for i, answer in zip(missing, answers.results, strict=True):
             if isinstance(answer, wire.Found):
-                if request.resolve(i, answer.object_size, answer.locations) == PAST_END:
+                if request.pinned not in (0, answer.version):
+                    raise changed(extents[i][0])
+                if request.resolve(i, answer.object_size, answer.version, answer.locations) == PAST_END:
                     raise _past_end(extents[i], answer.object_size)
             elif isinstance(answer, wire.Failure):
                 raise answer.error()
@@ -288,52 +320,63 @@ class Reader:
         return others
 
     def _complete(
-        self, batch: Batch, extents: list[wire.Extent], others: dict[int, wire.Deferred | wire.Uncached]
+        self, batch: Batch, request: Request, others: dict[int, wire.Deferred | wire.Uncached]
     ) -> Batch:
         """Reads what the engine would not give in one answer, and puts all together."""
+        extents = request.extents()
         parts: list[Any] = list(batch)
         uncached = [i for i, answer in others.items() if isinstance(answer, wire.Uncached)]
         deferred = [i for i, answer in others.items() if isinstance(answer, wire.Deferred)]
         if uncached:
-            data = self.direct.read_all([extents[i] for i in uncached], self.timeout)
+            data = self.direct.read_all([extents[i] for i in uncached], self.timeout, request.pinned)
             for i, part in zip(uncached, data, strict=True):
                 parts[i] = part
-        large = [i for i in deferred if len(deferred) == 1 or _known_length(extents[i], others[i]) > _PIECE]
-        for i in large:
-            parts[i] = self._read_large(extents[i], _known_length(extents[i], others[i]))
-        small = [i for i in deferred if i not in large]
+        small = []
+        for i in deferred:
+            length = _known_length(extents[i], others[i])
+            if length is not None and (len(deferred) == 1 or length > _PIECE):
+                parts[i] = self._read_large(extents[i], length, request.pinned)
+            else:
+                small.append(i)
         if small:
-            for i, part in zip(small, self.read_batch([extents[i] for i in small]), strict=True):
+            rest = Request([extents[i] for i in small], self._ring, self.canonical, request.pinned)
+            for i, part in zip(small, self._read_batch(rest), strict=True):
                 parts[i] = part
         return _join(parts)
 
-    def _read_large(self, extent: wire.Extent, length: int) -> memoryview:
-        """One extent in pieces, two at a time, each of which an answer can hold."""
+    def _read_large(self, extent: wire.Extent, length: int, version: int) -> memoryview:
+        """One extent in pieces, two at a time, each of which an answer can hold, and all of one version."""
         url, offset, _ = extent
+        first, version = self.read_version((url, offset, min(_PIECE, length)), version)
+        if version == 0:  # the engine is gone
+            return memoryview(self.direct.read_all([extent], self.timeout)[0])
         whole = memoryview(Buffer(length))
+        whole[: len(first)] = first
 
         def read_piece(at: int) -> None:
             size = min(_PIECE, length - at)
-            whole[at : at + size] = self.read_batch([(url, offset + at, size)])[0]
+            whole[at : at + size] = self.read_version((url, offset + at, size), version)[0]
 
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(read_piece, range(0, length, _PIECE)))
+            list(pool.map(read_piece, range(len(first), length, _PIECE)))
         return whole
 
-    def _read_directly(self, extents: list[wire.Extent]) -> Batch:
+    def _read_directly(self, request: Request) -> Batch:
         """Without the cache: slower, and right."""
-        batch = _join(self.direct.read_all(extents, self.timeout))
+        request.unresolve()
+        batch = _join(self.direct.read_all(request.extents(), self.timeout, request.pinned))
         if self._view is not None:
             self._view.add_direct(batch.nbytes)
         return batch
 
 
-def _known_length(extent: wire.Extent, answer: wire.Deferred | wire.Uncached) -> int:
+def _known_length(extent: wire.Extent, answer: wire.Deferred | wire.Uncached) -> int | None:
+    """How many bytes a deferred extent has; None if the size of its object is not known."""
     _, offset, length = extent
     size = answer.object_size if isinstance(answer, wire.Deferred) else None
-    if length is not None:
+    if length is not None or size is None:
         return length
-    return size - offset if size is not None else 0
+    return size - offset
 
 
 def _past_end(extent: wire.Extent, size: int) -> RangeError:

@@ -10,9 +10,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
 from ioaccel import wire
 from ioaccel.errors import CacheBusyError, EngineError
@@ -136,18 +135,19 @@ def _read_line(fd: int, deadline: float) -> bytes:
 
 
 @contextlib.contextmanager
-def _log(directory: str):  # type: ignore[no-untyped-def]
+def _log(directory: str) -> Iterator[int]:
     """Where a private engine's messages go; nowhere, if the directory cannot hold them."""
     path = Path(directory) / "engine.log"
-    file: IO[bytes]
     try:
         Path(directory).mkdir(parents=True, exist_ok=True)
         fresh = not path.exists() or path.stat().st_size > _LOG_BYTES
-        file = open(path, "wb" if fresh else "ab")
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if fresh else 0), 0o600)
     except OSError:
-        file = open(os.devnull, "wb")
-    with file:
-        yield file
+        fd = os.open(os.devnull, os.O_WRONLY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _last_words(directory: str) -> str:

@@ -6,6 +6,7 @@ line of JSON, ``{"pid": ...}`` or the fields of ``wire.Failure``, so that the cl
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -30,10 +31,8 @@ def main() -> int:
 
     def report(line: dict[str, object]) -> None:
         if settings.report_fd is not None:
-            try:
+            with contextlib.suppress(BrokenPipeError):  # the client is gone; another may come
                 os.write(settings.report_fd, json.dumps(line).encode() + b"\n")
-            except BrokenPipeError:
-                pass  # the client is gone; another may come
             os.close(settings.report_fd)
 
     try:

@@ -188,4 +188,3 @@ class _Connection:
         self._page, fds, readable = self._engine.attach(request.session)
         descriptors += fds
         return wire.Attached(wire.PROTOCOL, os.getpid(), ioaccel.__version__, self._directories, readable)
-

@@ -7,24 +7,24 @@ import threading
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import ioaccel
 from ioaccel import wire
 from ioaccel._core._engine import BLOCK_SIZE, Index, block_key, list_segment, verify_block
-from ioaccel.engine.fetch import Fetcher, Item, as_ioaccel_error, block_of
+from ioaccel.engine.fetch import Fetcher, Item, as_ioaccel_error
 from ioaccel.engine.flights import Flights
-from ioaccel.sources.governor import Governor
 from ioaccel.engine.manifests import Manifests
-from ioaccel.engine.objects import Known, Objects, Target
+from ioaccel.engine.objects import Known, Objects, Target, block_of
 from ioaccel.engine.sessions import ClientPage, Clients
 from ioaccel.engine.shard import Segment, Shard
 from ioaccel.engine.space import Space
 from ioaccel.engine.transit import SEGMENT_SIZE, SEGMENTS, Transit
 from ioaccel.errors import ConfigError, IOAccelError
 from ioaccel.sources import PROCESS_LOCAL, Source, SourceSpec, open_source, split_object_url, split_prefix_url
+from ioaccel.sources.base import anything
+from ioaccel.sources.governor import Governor
 
 # Extents of a prefetch that are on their way at once: enough to fill any governor's limit.
 _PREFETCH_WAVE = 512
@@ -42,7 +42,7 @@ class Engine:
         self.transit = Transit(len(shards), self.index)
         self.space = Space(self.index, shards, self.transit, self.clients)
         self.flights = Flights()
-        self.objects = Objects(self.index, self.flights)
+        self.objects = Objects(self.index, self.flights, self.space.remove)
         self.fetcher = Fetcher(self.index, shards, self.space, self.objects, self.flights)
         self.manifests = Manifests(shards[0].directory / "manifests", self.flights, self.objects)
         self._lock = threading.Lock()
@@ -209,14 +209,16 @@ class Engine:
         return wire.Stats(results)
 
     def list_directory(self, request: wire.ListDirectory) -> wire.Directory | wire.Uncached:
-        """What stands directly below a URL."""
+        """What stands directly below a URL, or whether anything does."""
         try:
             _, source, key = self._prefix(request.url, request.sources)
         except _NotForUs as reason:
             return wire.Uncached(str(reason))
         governor = self._governors[request.sources[request.url.partition("://")[0]].identity]
         directories, objects = governor.call(
-            request.url, lambda: source.list_dir(key), time.monotonic() + request.timeout
+            request.url,
+            lambda: ([], anything(source, key)) if request.probe else source.list_dir(key),
+            time.monotonic() + request.timeout,
         )
         return wire.Directory(
             [source.url(d) for d in directories],
@@ -377,7 +379,9 @@ class _NotForUs(Exception):
     """A source that only the client can read."""
 
 
-def _answer(item: Item | wire.Uncached | wire.Failure) -> wire.Found | wire.Deferred | wire.Uncached | wire.Failure:
+def _answer(
+    item: Item | wire.Uncached | wire.Failure,
+) -> wire.Found | wire.Deferred | wire.Uncached | wire.Failure:
     if not isinstance(item, Item):
         return item
     if item.error is not None:
@@ -385,7 +389,8 @@ def _answer(item: Item | wire.Uncached | wire.Failure) -> wire.Found | wire.Defe
     if item.deferred:
         return wire.Deferred(item.known.size if item.known else None)
     assert item.known is not None
-    return wire.Found(item.known.size, b"".join(item.blocks[n] for n in item.numbers()))
+    known = item.known
+    return wire.Found(known.size, known.version_hash, b"".join(item.blocks[n] for n in item.numbers()))
 
 
 def _stands_at(location: bytes, shard: Shard, segment: Segment, offset: int) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from ioaccel._core._engine import BLOCK_SIZE, Index, verify_block
 from ioaccel.engine.flights import Flight, Flights, Latch
-from ioaccel.engine.objects import Known, Objects, Target, now_ms
+from ioaccel.engine.objects import Known, Objects, Target, block_of, now_ms
 from ioaccel.engine.sessions import Session
 from ioaccel.engine.shard import Shard
 from ioaccel.engine.space import Block, Space
@@ -357,14 +357,6 @@ class Fetcher:
                 self._space.remove(key, cached[0])
 
 
-def block_of(base: bytes, number: int) -> bytes:
-    """The key of block ``number``: the object's, with the number added to its second word."""
-    if number == 0:
-        return base
-    high = (int.from_bytes(base[8:], "little") + number) & (2**64 - 1)
-    return base[:8] + high.to_bytes(8, "little")
-
-
 def _settled(item: Item) -> bool:
     try:
         return item.settled
@@ -378,4 +370,3 @@ def as_ioaccel_error(error: Exception, url: str) -> IOAccelError:
     if isinstance(error, IOAccelError):
         return error
     return IOAccelError(f"{url}: {type(error).__name__}: {error}", url=url)
-

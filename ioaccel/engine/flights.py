@@ -59,7 +59,7 @@ class Flight:
         work, self.work = self.work, None
         try:
             self.result = work() if work is not None else None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # whoever waits raises it
             self.error = error
 
     def value(self) -> Any:

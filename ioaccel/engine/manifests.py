@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # How long a reader waits for a new listing while an old one is at hand: a few pages of S3.
-GRACE_SECONDS = 0.5
+GRACE_SECONDS = 0.3
 
 # Rows of one record batch: 5 MB of keys, so that writing a manifest needs little memory.
 _ROWS = 65_536

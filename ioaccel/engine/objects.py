@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
-from ioaccel._core._engine import Index, block_key, version_hash
+from ioaccel._core._engine import BLOCK_SIZE, Index, block_key, version_hash
 from ioaccel.engine.flights import Flight, Flights, Latch
-from ioaccel.sources.governor import Governor
 from ioaccel.errors import StoreTimeoutError
 from ioaccel.sources import ObjectInfo, Source
+from ioaccel.sources.governor import Governor
 
 # 100,000 objects are 30 MB; what falls out is asked of the index, or of the store again.
 _MOST_KNOWN = 100_000
@@ -46,9 +47,10 @@ class Known:
 class Objects:
     """Objects seen lately, and the ways to check their versions. Any thread."""
 
-    def __init__(self, index: Index, flights: Flights) -> None:
+    def __init__(self, index: Index, flights: Flights, remove: Callable[[bytes, bytes], bool]) -> None:
         self._index = index
         self._flights = flights
+        self._remove = remove  # takes a block out of the cache: its key, its location
         self._lock = threading.Lock()
         self._known: OrderedDict[bytes, Known] = OrderedDict()
         self._unlistable: set[bytes] = set()
@@ -58,14 +60,28 @@ class Objects:
             return self._known.get(target.base)
 
     def note(self, base: bytes, info: ObjectInfo, checked_ms: int) -> Known:
-        """Remembers what the store said at ``checked_ms``."""
+        """Remembers what the store said at ``checked_ms``, and forgets what is cached of another version."""
         known = Known(info.size, info.version, version_hash(info.version), checked_ms)
         with self._lock:
+            before = self._known.get(base)
             self._known[base] = known
             self._known.move_to_end(base)
             if len(self._known) > _MOST_KNOWN:
                 self._known.popitem(last=False)
+        self._drop_others(base, known, before)
         return known
+
+    def _drop_others(self, base: bytes, known: Known, before: Known | None) -> None:
+        """Takes blocks of an older version out of the index: what one reader has learned, all are told."""
+        entry = self._index.get(base)
+        sizes = [before.size] if before is not None and before.version_hash != known.version_hash else []
+        if entry is not None and entry[3] != known.version_hash:
+            sizes.append(entry[2])
+        for number in range(-(-max(sizes, default=0) // BLOCK_SIZE)):
+            key = block_of(base, number)
+            entry = self._index.get(key)
+            if entry is not None and entry[3] != known.version_hash:
+                self._remove(key, entry[0])
 
     def listed(self, base: bytes, info: ObjectInfo, checked_ms: int) -> None:
         """`note`, and tells the index that a cached object is still current: readers need not ask."""
@@ -80,9 +96,7 @@ class Objects:
 
     # ---- checking -------------------------------------------------------------------------------
 
-    def check(
-        self, targets: list[Target], oldest_ms: int, deadline: float
-    ) -> dict[bytes, Known | Exception]:
+    def check(self, targets: list[Target], oldest_ms: int, deadline: float) -> dict[bytes, Known | Exception]:
         """Asks the store for the versions of objects, by the cheapest means.
 
         Neighbours are checked together: a page of a listing costs one request and checks a thousand
@@ -187,7 +201,14 @@ def _outcome(flight: Flight, target: Target) -> Known | Exception:
     return known
 
 
+def block_of(base: bytes, number: int) -> bytes:
+    """The key of block ``number``: the object's, with the number added to its second word."""
+    if number == 0:
+        return base
+    high = (int.from_bytes(base[8:], "little") + number) & (2**64 - 1)
+    return base[:8] + high.to_bytes(8, "little")
+
+
 def now_ms() -> int:
     """The wall clock, which is the clock of sessions and versions."""
     return int(time.time() * 1000)
-

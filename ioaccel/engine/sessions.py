@@ -75,7 +75,7 @@ class Session:
             if len(roots) > _ROOTS_A_BUCKET:
                 self._roots[bucket] = {"": bucket}
         elif not url.startswith(root):
-            roots[first] = directory_of(os.path.commonprefix([root, url]))
+            roots[first] = directory_of(_common_prefix(root, url))
 
     def reads_below(self, prefix: str) -> bool:
         """Whether a segment whose URLs all begin with ``prefix`` may hold what the session reads."""
@@ -90,6 +90,15 @@ class Session:
 def directory_of(url: str) -> str:
     """The URL up to and including its last slash."""
     return url[: url.rfind("/") + 1]
+
+
+def _common_prefix(a: str, b: str) -> str:
+    length = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        length += 1
+    return a[:length]
 
 
 def _bucket_and_first(url: str) -> tuple[str, str]:

@@ -221,6 +221,23 @@ def lock_holder(directory: Path) -> dict[str, object]:
     return holder if isinstance(holder, dict) else {}
 
 
+def capacity_on_disk(directory: Path) -> int | None:
+    """The payload bytes that the cache in a directory was made for; None if there is none. Takes no lock.
+
+    Raises CacheFormatError, or OSError if the directory cannot be read.
+    """
+    path = directory / "shard.data"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        known = _read_superblock(path, fd)
+    finally:
+        os.close(fd)
+    return known[1] if known is not None else None
+
+
 def _lock(directory: Path, lock_fd: int, served: list[str]) -> None:
     try:
         fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -256,9 +273,7 @@ def _open_file(number: int, directory: Path, capacity: int | None, lock_fd: int)
         os.close(fd)
         raise
     count = max(2, int(capacity * _OVERHEAD) // segment_size + 2)
-    shard = Shard(
-        number, directory, fd, lock_fd, segment_size, capacity, [Segment(n) for n in range(count)]
-    )
+    shard = Shard(number, directory, fd, lock_fd, segment_size, capacity, [Segment(n) for n in range(count)])
     if known is None or capacity != known[1]:
         shard.superblock = _superblock(segment_size, capacity, known[2] if known else uuid.uuid4().bytes)
         try:

@@ -1,0 +1,111 @@
+"""A manifest of a million objects: listed once, then opened at once, in little memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+import ioaccel
+
+OBJECTS = 1_000_000
+PAGE = 1000
+
+
+def key_of(number: int) -> str:
+    return f"train/{number:07d}.jpg"
+
+
+class Listing(BaseHTTPRequestHandler):
+    """ListObjectsV2 over a bucket that is nothing but a million keys."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+        start = int(query.get("continuation-token", "0"))
+        stop = min(start + PAGE, OBJECTS)
+        entries = "".join(
+            f"<Contents><Key>{key_of(n)}</Key><LastModified>2026-11-23T00:00:00.000Z</LastModified>"
+            f'<ETag>"{n:032x}"</ETag><Size>{n % 1000}</Size></Contents>'
+            for n in range(start, stop)
+        )
+        more = f"<NextContinuationToken>{stop}</NextContinuationToken>" if stop < OBJECTS else ""
+        body = (
+            '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult>'
+            f"<IsTruncated>{str(stop < OBJECTS).lower()}</IsTruncated>{more}{entries}</ListBucketResult>"
+        ).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Listing)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
+
+
+SECOND_USE = """
+import sys, time, ioaccel
+cache_dir, endpoint = sys.argv[1:]
+options = {"key": "k", "secret": "s", "endpoint_url": endpoint}
+with ioaccel.connect(cache_dir, storage_options=options) as cache:
+    begun = time.perf_counter()
+    table = cache.manifest("s3://bucket/train/")
+    seconds = time.perf_counter() - begun
+    assert table.num_rows == 1_000_000, table.num_rows
+    assert table["key"][999_999].as_py() == "train/0999999.jpg"
+    assert table["size"][123_456].as_py() == 456
+    with open("/proc/self/status") as status:
+        rss = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+    print(seconds, rss / 1024)
+"""
+
+
+@pytest.mark.timeout(120)
+def test_a_million_objects_open_in_under_a_second_from_the_second_use_on(tmp_path, endpoint, capsys):
+    options = {"key": "k", "secret": "s", "endpoint_url": endpoint}
+    with ioaccel.connect(tmp_path / "cache", "10MB", options) as cache:
+        begun = time.perf_counter()
+        assert cache.manifest("s3://bucket/train/").num_rows == OBJECTS
+        first = time.perf_counter() - begun
+        begun = time.perf_counter()
+        table = cache.manifest("s3://bucket/train/")
+        same_session = time.perf_counter() - begun
+    assert table.schema.metadata[b"ioaccel.root"] + table["key"][0].as_py().encode() == (
+        b"s3://bucket/train/0000000.jpg"
+    )
+    # Another process is another session.
+    done = subprocess.run(
+        [sys.executable, "-c", SECOND_USE, str(tmp_path / "cache"), endpoint],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    seconds, megabytes = map(float, done.stdout.split())
+    with capsys.disabled():
+        print(
+            f"\n  manifest of {OBJECTS:,}: first use {first:.1f} s, second {same_session * 1e3:.0f} ms, "
+            f"in another process {seconds * 1e3:.0f} ms and {megabytes:.0f} MB"
+        )
+    assert same_session < 1.0
+    assert seconds < 1.0
+    assert megabytes < 100
