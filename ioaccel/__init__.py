@@ -33,7 +33,7 @@ from ioaccel.errors import (
 if TYPE_CHECKING:
     from ioaccel.client.batch import Batch
     from ioaccel.client.cache import Cache, Evicted, ObjectInfo, Prefetched, Verified, connect
-    from ioaccel.client.default import open
+    from ioaccel.client.default import open  # noqa: A004  # the public name
 
 __version__ = "0.1.0"
 

@@ -12,6 +12,7 @@ from libc.errno cimport ESTALE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
+from posix.unistd cimport close
 
 import os
 
@@ -137,6 +138,12 @@ cdef class Keyring:
         return PyBytes_FromStringAndSize(<const char *>key, 16)
 
 
+def version_hash(str version not None):
+    """What the index keeps of a version string."""
+    cdef bytes data = version.encode()
+    return ia_version_hash(PyBytes_AS_STRING(data), len(data))
+
+
 # ---- views --------------------------------------------------------------------------------------
 
 cdef int check(int result, str what) except -1:
@@ -177,7 +184,7 @@ cdef class View:
     def __dealloc__(self):
         for i in range(64):
             if self.view.fd[i] >= 0:
-                os.close(self.view.fd[i])
+                close(self.view.fd[i])  # not os.close: at the end of the interpreter there is no os
         for i in range(self.index_count):
             ia_index_unmap(self.indexes[i])
         ia_client_page_unmap(self.view.page)
@@ -225,11 +232,11 @@ cdef int copy_now(View view, ia_pieces *pieces, uint32_t threads) noexcept nogil
 
 
 def read(View view not None, Keyring ring not None, str url not None, uint64_t offset, length,
-         uint64_t oldest_ms):
+         uint64_t oldest_ms, uint64_t version=0):
     """The bytes of one cached extent; MISS or PAST_END when it cannot be served.
 
     ``length`` is None for the rest of the object. ``oldest_ms``: a version that was last checked
-    earlier does not count.
+    earlier does not count. ``version``: nor does any but this, if it is not 0.
     """
     cdef ia_want want
     cdef ia_pieces pieces
@@ -241,6 +248,7 @@ def read(View view not None, Keyring ring not None, str url not None, uint64_t o
     memset(&want, 0, sizeof(want))
     memset(&pieces, 0, sizeof(pieces))
     want.offset = offset
+    want.version = version
     want.length = TO_END if length is None else length
     if not ring.find(text, url_len, want.key):
         return MISS
@@ -260,7 +268,7 @@ def read(View view not None, Keyring ring not None, str url not None, uint64_t o
 
 
 def read_into(View view not None, Keyring ring not None, str url not None, uint64_t offset, target,
-              uint64_t oldest_ms):
+              uint64_t oldest_ms, uint64_t version=0):
     """Fills the writable buffer ``target`` from ``offset`` on; HIT, MISS or PAST_END."""
     cdef ia_want want
     cdef ia_pieces pieces
@@ -271,6 +279,7 @@ def read_into(View view not None, Keyring ring not None, str url not None, uint6
     memset(&want, 0, sizeof(want))
     memset(&pieces, 0, sizeof(pieces))
     want.offset = offset
+    want.version = version
     if not ring.find(text, url_len, want.key):
         return MISS
     PyObject_GetBuffer(target, &buffer, PyBUF_WRITABLE)
@@ -298,7 +307,8 @@ cdef class Request:
     """A batch of extents on its way: each is a URL or ``(url, offset, length or None)``.
 
     ``canonical(url)`` is asked about what is not a URL with a known scheme; it returns one and has
-    seen to it that the keyring knows the scheme, or raises.
+    seen to it that the keyring knows the scheme, or raises. A ``version`` that is not 0 is the only
+    one that will do.
     """
 
     cdef View view
@@ -308,13 +318,15 @@ cdef class Request:
     cdef ia_pieces pieces
     cdef uint32_t count
     cdef readonly list unreadable
+    cdef readonly uint64_t pinned
 
-    def __cinit__(self, extents, Keyring ring not None, canonical):
+    def __cinit__(self, extents, Keyring ring not None, canonical, uint64_t version=0):
         cdef Py_ssize_t length
         cdef const char *text
         cdef ia_want *want
         cdef list items = extents if type(extents) is list else list(extents)
         self.count = <uint32_t>len(items)
+        self.pinned = version
         self.urls = [None] * self.count
         self.unreadable = []
         self.wants = <ia_want *>calloc(self.count + 1, sizeof(ia_want))
@@ -372,10 +384,16 @@ cdef class Request:
         with nogil:
             for i in range(self.count):
                 self.wants[i].length = self.asked[i]
+                self.wants[i].version = self.pinned
                 if self.wants[i].status == IA_HIT:
                     ia_resolve(&self.view.view, &self.wants[i], i, oldest_ms, &self.pieces)
                 missing += self.wants[i].status != IA_HIT
         return missing
+
+    def unresolve(self):
+        """Forgets which versions were found: the extents are read in another way."""
+        for i in range(self.count):
+            self.wants[i].version = self.pinned
 
     def skip(self, uint32_t i):
         """Leaves extent ``i`` out: no bytes of it are copied."""
@@ -396,12 +414,17 @@ cdef class Request:
         """The size of the object that resolved extent ``i`` is of."""
         return self.wants[i].object_size
 
-    def resolve(self, uint32_t i, uint64_t object_size, bytes locations not None):
+    def version(self, uint32_t i):
+        """The hash of the version that resolved extent ``i`` is of."""
+        return self.wants[i].version
+
+    def resolve(self, uint32_t i, uint64_t object_size, uint64_t version, bytes locations not None):
         """Resolves extent ``i`` from the engine's answer; HIT or PAST_END."""
         cdef ia_want *want = &self.wants[i]
         if i >= self.count or len(locations) % sizeof(ia_location):
             raise ValueError(f"extent {i}: not an answer of the engine")
         want.object_size = object_size
+        want.version = version
         want.length = self.asked[i]
         return check(ia_resolve_at(&self.view.view, want, i,
                                    <const ia_location *>PyBytes_AS_STRING(locations),

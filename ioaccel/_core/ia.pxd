@@ -147,6 +147,7 @@ cdef extern from "ia_read.h" nogil:
         uint64_t *key
         uint64_t offset
         uint64_t length
+        uint64_t version
         uint64_t object_size
         uint32_t first_piece
         uint32_t piece_count

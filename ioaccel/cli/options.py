@@ -41,7 +41,9 @@ StoreOptions = Annotated[
 ]
 ConfigFile = Annotated[
     str | None,
-    typer.Option("--config", metavar="FILE", help="Read this file instead of the ioaccel.toml that is found."),
+    typer.Option(
+        "--config", metavar="FILE", help="Read this file instead of the ioaccel.toml that is found."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

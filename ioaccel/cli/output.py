@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 _NO_WRAP = 10_000
 """Columns of what is no terminal: nothing is wrapped or cut there, so that grep and awk find it whole."""
@@ -35,11 +36,12 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in headings:
-        right = heading.endswith(">")
-        table.add_column(heading.removesuffix(">"), justify="right" if right else "left", overflow="fold")
+        table.add_column(
+            heading.removesuffix(">"), justify="right" if heading.endswith(">") else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*row)
-    console().print(table)
+    _print(table)
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:
@@ -51,7 +53,18 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
     table.add_column(overflow="fold")
     for name, text in facts:
         table.add_row(name, text)
-    console().print(table)
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    screen = console()
+    if screen.is_terminal:
+        screen.print(table)
+        return
+    with screen.capture() as captured:
+        screen.print(table)
+    for line in captured.get().splitlines():
+        print(line.rstrip())  # rich fills every line up
 
 
 def size(count: float) -> str:
@@ -78,3 +91,9 @@ def duration(seconds: float) -> str:
             first, second = units.split()
             return f"{whole // large} {first} {whole % large // small} {second}"
     return f"{whole} s"
+
+
+def rate(seconds: float, objects: int, count: int) -> str:
+    """``12 s, 90 MB/s, 813 objects/s``; ``count`` in bytes."""
+    seconds = max(seconds, 1e-3)
+    return f"{duration(seconds)}, {size(count / seconds)}/s, {objects / seconds:,.0f} objects/s"

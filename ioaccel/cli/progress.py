@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ioaccel.cli.output import console, duration, number, size
+from ioaccel.cli.output import console, duration, size
 
 LINE_SECONDS = 5.0
 """Between two plain lines: often enough to see that it lives, rarely enough for a log."""
 
 _WINDOW_SECONDS = 15.0
-"""The rate is that of the last seconds: what was cached already goes by at once and says nothing of the rest."""
+"""The rate is that of the last seconds: what was cached already goes by at once and says nothing."""
 
 
 class Pace:
@@ -84,13 +84,6 @@ class Pace:
         left = self.seconds_left()
         return ", ".join([*parts, f"{duration(left)} left"] if left else parts)
 
-    def summary(self) -> str:
-        """``12 s, 90 MB/s, 813 objects/s``: over all, for the end."""
-        seconds = max(self.elapsed, 1e-3)
-        parts = [duration(seconds)]
-        parts += [f"{size(self.bytes / seconds)}/s"] if self.bytes else []
-        return ", ".join([*parts, f"{self.count / seconds:,.0f} {self._unit}/s"])
-
 
 @contextmanager
 def shown(text: str, pace: Pace) -> Iterator[Pace]:
@@ -139,8 +132,3 @@ def _lines(text: str, pace: Pace) -> Iterator[None]:
     finally:
         done.set()
         teller.join()
-
-
-def counted(count: int, what: str, done: str) -> str:
-    """``1,234 objects stored``."""
-    return f"{number(count, what)} {done}"

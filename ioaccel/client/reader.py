@@ -217,7 +217,10 @@ class Reader:
     # ---- reading --------------------------------------------------------------------------------
 
     def hit(self, url: str, offset: int, length: int | None, version: int = 0) -> bytes | None:
-        """The bytes of an extent that is cached, in this version if not 0, else None. Microseconds, and no message."""
+        """The bytes of an extent that is cached, else None. Microseconds, and no message.
+
+        A ``version`` that is not 0 is the hash of the only one that will do.
+        """
         view = self._view
         if view is None or not view.current:
             view = self._current()
@@ -248,7 +251,7 @@ class Reader:
         return batch[0], request.version(0)
 
     def size_and_version(self, url: str) -> tuple[int, int]:
-        """The size of an object and the hash of its version; if it is not cached, its first block is fetched."""
+        """The size of an object and the hash of its version. If not cached, its first block is fetched."""
         request = Request([(url, 0, 0)], self._ring, self.canonical)
         view = self._current()
         if view is not None:

@@ -102,7 +102,8 @@ def _open_shards(settings: Settings) -> list[Shard]:
             raise
         except CacheDirectoryError as error:
             failures.append(error)
-            log.warning("%s", error)
     if not shards:
         raise failures[0]
+    for failure in failures:
+        log.warning("%s", failure)
     return shards

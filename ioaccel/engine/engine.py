@@ -16,7 +16,7 @@ from ioaccel._core._engine import BLOCK_SIZE, Index, block_key, list_segment, ve
 from ioaccel.engine.fetch import Fetcher, Item, as_ioaccel_error
 from ioaccel.engine.flights import Flights
 from ioaccel.engine.manifests import Manifests
-from ioaccel.engine.objects import Known, Objects, Target, block_of
+from ioaccel.engine.objects import Known, Objects, Target, block_of, now_ms
 from ioaccel.engine.sessions import ClientPage, Clients
 from ioaccel.engine.shard import Segment, Shard
 from ioaccel.engine.space import Space
@@ -211,15 +211,18 @@ class Engine:
     def list_directory(self, request: wire.ListDirectory) -> wire.Directory | wire.Uncached:
         """What stands directly below a URL, or whether anything does."""
         try:
-            _, source, key = self._prefix(request.url, request.sources)
+            spec, source, key = self._prefix(request.url, request.sources)
         except _NotForUs as reason:
             return wire.Uncached(str(reason))
-        governor = self._governors[request.sources[request.url.partition("://")[0]].identity]
+        governor = self._governors[spec.identity]
+        asked_ms = now_ms()
         directories, objects = governor.call(
             request.url,
             lambda: ([], anything(source, key)) if request.probe else source.list_dir(key),
             time.monotonic() + request.timeout,
         )
+        for info in objects:
+            self.objects.listed(block_key(spec.identity, source.url(info.key)), info, asked_ms)
         return wire.Directory(
             [source.url(d) for d in directories],
             [wire.ObjectStat(source.url(o.key), o.size, o.version) for o in objects],
@@ -253,7 +256,7 @@ class Engine:
         for url in request.urls:
             base = block_key(request.sources[url.partition("://")[0]].identity, url)
             entry = self.index.get(base)
-            size = entry[2] if entry is not None else None
+            size = entry[2] if entry is not None else self.objects.size(base)
             total, number = 0, 0
             while entry is not None or (size is not None and number * BLOCK_SIZE < size):
                 total += entry[1] if entry is not None else 0
@@ -349,6 +352,7 @@ class Engine:
             "store_requests": sum(g.requests for g in governors) + self._list_requests,
             "store_bytes": sum(g.bytes for g in governors),
             "store_retries": sum(g.retries for g in governors),
+            "store_hedged": sum(g.hedges for g in governors),
             "store_throttled": sum(g.throttled for g in governors),
             "store_concurrency": sum(int(g.limit) for g in governors),
             "cached_bytes": cached,

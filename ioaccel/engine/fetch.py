@@ -165,13 +165,12 @@ class Fetcher:
                     continue
                 lacking += [(item, number) for number in numbers]
                 weight += sum(self._guess(item, number) for number in numbers)
-            alone = urgent and len(lacking) == 1
             flights: dict[bytes, Flight] = {}  # a block that the batch wants twice is fetched once
             wave: list[tuple[Item, int, Flight]] = []
             for item, number in lacking:
                 key = block_of(item.target.base, number)
                 if key not in flights:
-                    flights[key] = self._fly(item, number, session, oldest_ms, deadline, latch, urgent, alone)
+                    flights[key] = self._fly(item, number, session, oldest_ms, deadline, latch, urgent)
                 wave.append((item, number, flights[key]))
             latch.wait(deadline - time.monotonic())
             # An object that was met by its first block now shows which others it has.
@@ -248,7 +247,6 @@ class Fetcher:
         deadline: float,
         latch: Latch,
         urgent: bool,
-        alone: bool,
     ) -> Flight:
         target, version = item.target, item.known.version if item.known else None
         if item.known is None:
@@ -259,7 +257,6 @@ class Fetcher:
             latch,
             governor=target.governor,
             urgent=urgent,
-            here=alone,
         )
 
     def _fetch(
@@ -287,6 +284,9 @@ class Fetcher:
         known = self._objects.note(target.base, fetched.info, asked_ms)
         length = len(fetched.data)
         self._typical += (length - self._typical) / 16
+        landed = self._landed_meanwhile(target, number, None, oldest_ms)
+        if landed is not None:
+            return landed  # by the other run, if this one was hedged
         block = Block(
             block_of(target.base, number), target.url, fetched.info.version, known.size, start, asked_ms
         )
@@ -296,7 +296,7 @@ class Fetcher:
     def _landed_meanwhile(
         self, target: Target, number: int, version: str | None, oldest_ms: int
     ) -> Landed | None:
-        """A block that another flight stored after it was looked for, and before this flight began."""
+        """The block, if another flight stored it after this one was asked for."""
         known = self._objects.get(target)
         if known is None or known.checked_ms < oldest_ms or version not in (None, known.version):
             return None

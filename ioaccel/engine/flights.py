@@ -8,11 +8,15 @@ store never takes the threads of a fast one.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any
 
 from ioaccel.sources.governor import Governor
+
+# How often flights are looked at that may have to be hedged: well below what is worth hedging.
+_WATCH_SECONDS = 0.01
 
 # An idle thread costs 30 KB; it leaves after this many seconds.
 _IDLE_SECONDS = 10.0
@@ -44,23 +48,18 @@ class Latch:
 class Flight:
     """One piece of work under way: ``result`` or ``error`` once it is ``done``."""
 
-    __slots__ = ("done", "error", "key", "result", "waiters", "work")
+    __slots__ = ("done", "error", "hedged", "key", "result", "runs", "started", "waiters", "work")
 
     def __init__(self, key: Hashable, work: Callable[[], Any]) -> None:
         self.key = key
-        self.work: Callable[[], Any] | None = work
+        self.work = work
         self.done = False
         self.result: Any = None
         self.error: Exception | None = None
         self.waiters: list[Latch] = []
-
-    def run(self) -> None:
-        """Does the work, once."""
-        work, self.work = self.work, None
-        try:
-            self.result = work() if work is not None else None
-        except Exception as error:  # noqa: BLE001  # whoever waits raises it
-            self.error = error
+        self.started = 0.0  # monotonic seconds; 0 while it waits for a thread
+        self.runs = 0  # threads that do the work: two, once it is hedged
+        self.hedged = False
 
     def value(self) -> Any:
         """The result, or raises the error."""
@@ -76,6 +75,7 @@ class Flights:
         self._lock = threading.Lock()
         self._flights: dict[Hashable, Flight] = {}
         self._lanes: dict[Governor | None, _Lane] = {}
+        self._watch: threading.Thread | None = None
         self._closed = False
 
     def start(
@@ -86,13 +86,12 @@ class Flights:
         *,
         governor: Governor | None = None,
         urgent: bool = True,
-        here: bool = False,
     ) -> Flight:
         """The flight of ``key``: the one under way, or a new one that does ``work``.
 
-        It runs in the lane of ``governor``'s endpoint, urgent work first; with ``here``, in this
-        thread, which spares a lone request two changes of threads. ``latch`` counts down when it has
-        landed.
+        It runs in the lane of ``governor``'s endpoint, urgent work first. If it takes much longer than
+        others there, the governor may have it run once more, and the first to succeed counts.
+        ``latch`` counts down when it has landed.
         """
         with self._lock:
             flight = self._flights.get(key)
@@ -104,26 +103,37 @@ class Flights:
             lane = self._lanes.get(governor)
             if lane is None:
                 lane = self._lanes[governor] = _Lane(governor, self._land)
-        if not new:
-            if urgent:
-                lane.hurry(flight)
-        elif here:
-            flight.run()
-            self._land(flight)
-        else:
+            if self._watch is None:
+                self._watch = threading.Thread(target=self._hedge, name="ioaccel-hedge", daemon=True)
+                self._watch.start()
+        if new:
             lane.add(flight, urgent)
+        elif urgent:
+            lane.hurry(flight)
         return flight
 
     def _land(self, flight: Flight) -> None:
         with self._lock:
             del self._flights[flight.key]
-            flight.done = True
         for latch in flight.waiters:
             latch.down()
+
+    def _hedge(self) -> None:
+        """Looks for flights that take too long, as long as there are any."""
+        while True:
+            time.sleep(_WATCH_SECONDS)
+            with self._lock:
+                if not self._flights or self._closed:
+                    self._watch = None
+                    return
+                lanes = list(self._lanes.values())
+            for lane in lanes:
+                lane.hedge()
 
     def close(self) -> None:
         """Lets idle threads go; work that is under way ends with the process."""
         with self._lock:
+            self._closed = True
             for lane in self._lanes.values():
                 lane.close()
 
@@ -137,6 +147,7 @@ class _Lane:
         self._changed = threading.Condition()
         self._urgent: deque[Flight] = deque()
         self._background: deque[Flight] = deque()
+        self._running: set[Flight] = set()
         self._threads = 0
         self._idle = 0
         self._closed = False
@@ -144,11 +155,15 @@ class _Lane:
     def add(self, flight: Flight, urgent: bool) -> None:
         with self._changed:
             (self._urgent if urgent else self._background).append(flight)
-            if self._idle:
-                self._changed.notify()
-            elif self._threads < self._limit():
-                self._threads += 1
-                threading.Thread(target=self._work, name="ioaccel-fetch", daemon=True).start()
+            self._call_thread()
+
+    def _call_thread(self) -> None:
+        """Sees to it that a thread comes for what was queued; the caller holds the lock."""
+        if self._idle:
+            self._changed.notify()
+        elif self._threads < self._limit():
+            self._threads += 1
+            threading.Thread(target=self._work, name="ioaccel-fetch", daemon=True).start()
 
     def hurry(self, flight: Flight) -> None:
         """Moves work that was started in the background to the front."""
@@ -156,6 +171,19 @@ class _Lane:
             if flight in self._background:
                 self._background.remove(flight)
                 self._urgent.append(flight)
+
+    def hedge(self) -> None:
+        """Has those run once more that take too long, as far as the governor allows."""
+        slow = self._governor.slow_after() if self._governor is not None else None
+        if self._governor is None or slow is None:
+            return
+        now = time.monotonic()
+        with self._changed:
+            for flight in self._running:
+                if not flight.hedged and now - flight.started > slow and self._governor.may_hedge():
+                    flight.hedged = True
+                    self._urgent.appendleft(flight)
+                    self._call_thread()
 
     def close(self) -> None:
         with self._changed:
@@ -187,5 +215,22 @@ class _Lane:
 
     def _work(self) -> None:
         while (flight := self._next()) is not None:
-            flight.run()
+            with self._changed:
+                if flight.done:
+                    continue  # the first run was faster than the hedge could begin
+                flight.runs += 1
+                flight.started = flight.started or time.monotonic()
+                self._running.add(flight)
+            result, error = None, None
+            try:
+                result = flight.work()
+            except Exception as failure:  # noqa: BLE001  # whoever waits raises it
+                error = failure
+            with self._changed:
+                flight.runs -= 1
+                if flight.done or (error is not None and flight.runs):
+                    continue  # the other run was faster, or may still succeed
+                flight.result, flight.error, flight.done = result, error, True
+                self._running.discard(flight)
             self._land(flight)
+            del flight, result, error

@@ -59,6 +59,12 @@ class Objects:
         with self._lock:
             return self._known.get(target.base)
 
+    def size(self, base: bytes) -> int | None:
+        """The size of an object, if it was seen lately."""
+        with self._lock:
+            known = self._known.get(base)
+        return known.size if known is not None else None
+
     def note(self, base: bytes, info: ObjectInfo, checked_ms: int) -> Known:
         """Remembers what the store said at ``checked_ms``, and forgets what is cached of another version."""
         known = Known(info.size, info.version, version_hash(info.version), checked_ms)

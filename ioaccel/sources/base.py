@@ -108,6 +108,11 @@ class Source(Protocol):
         ...
 
 
+def anything(source: Source, prefix: str) -> Page:
+    """One object below ``prefix``, at any depth, or an empty page if there is none. One request."""
+    return next(source.list(prefix), [])[:1]
+
+
 def readable_stop(info: ObjectInfo, url: str, start: int, stop: int) -> int:
     """Where a read of ``start..stop`` of this object ends. RangeError if it lies outside the object."""
     if start < 0 or stop < start:

@@ -14,6 +14,7 @@ from fsspec.core import url_to_fs
 from ioaccel.errors import (
     AccessDeniedError,
     ConfigError,
+    DirectoryError,
     IOAccelError,
     ObjectNotFoundError,
     StoreError,
@@ -130,7 +131,7 @@ class FilesystemSource:
     def _described(self, key: str, info: Mapping[str, Any]) -> ObjectInfo:
         url = self.url(key)
         if info.get("type") == "directory":
-            raise UnsupportedURLError(f"{url} is a directory; list it", url=url)
+            raise DirectoryError(f"{url} is a directory; list it", url=url)
         size = info.get("size")
         if size is None:
             raise UnsupportedURLError(f"{url}: the server does not tell its size; copy the object", url=url)
@@ -174,7 +175,7 @@ def _outcome(error: Exception, url: str) -> Exception:
     if isinstance(error, PermissionError) or status in (401, 403):
         return AccessDeniedError(f"{url}: access denied ({brief}); check storage_options", url=url)
     if isinstance(error, IsADirectoryError):
-        return UnsupportedURLError(f"{url} is a directory; list it", url=url)
+        return DirectoryError(f"{url} is a directory; list it", url=url)
     if isinstance(error, NotImplementedError):
         return UnsupportedURLError(f"{url}: the file system cannot do this ({brief})", url=url)
     if isinstance(error, ImportError):

@@ -13,6 +13,7 @@ from aiofiles.os import wrap
 
 from ioaccel.errors import (
     AccessDeniedError,
+    DirectoryError,
     IOAccelError,
     ObjectNotFoundError,
     StoreError,
@@ -171,14 +172,12 @@ def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
 
 
 def _described(key: str, status: os.stat_result) -> ObjectInfo:
-    if not stat.S_ISREG(status.st_mode):
-        what = (
-            "a directory; list it"
-            if stat.S_ISDIR(status.st_mode)
-            else "not a regular file; copy its contents"
-        )
-        raise UnsupportedURLError(f"file://{key} is {what}", url=f"file://{key}")
-    return ObjectInfo(key, status.st_size, f"{status.st_mtime_ns}-{status.st_size}")
+    if stat.S_ISREG(status.st_mode):
+        return ObjectInfo(key, status.st_size, f"{status.st_mtime_ns}-{status.st_size}")
+    url = f"file://{key}"
+    if stat.S_ISDIR(status.st_mode):
+        raise DirectoryError(f"{url} is a directory; list it", url=url)
+    raise UnsupportedURLError(f"{url} is not a regular file; copy its contents", url=url)
 
 
 def _check_name(key: str) -> None:

@@ -1,0 +1,39 @@
+"""What fsspec is told of objects and directories: one dictionary for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+Info = dict[str, Any]
+
+
+def file_info(name: str, size: int, version: str) -> Info:
+    """``name``, ``size`` (bytes), ``type`` and ``version``; ``ETag`` or ``mtime`` (s) if it is one."""
+    info: Info = {"name": name, "size": size, "type": "file", "version": version}
+    time, _, same_size = version.rpartition("-")
+    if version.startswith(('"', "W/")):
+        info["ETag"] = version
+    elif same_size == str(size):
+        try:
+            seconds = float(time)
+        except ValueError:
+            return info
+        info["mtime"] = seconds / 1e9 if seconds > 1e12 else seconds  # nanoseconds, but for fsspec's
+    return info
+
+
+def directory_info(name: str) -> Info:
+    """The same for a directory; it has no size of its own."""
+    return {"name": name, "size": 0, "type": "directory"}
+
+
+def directories_of(names: Iterable[str], top: str) -> set[str]:
+    """``top`` and the directories below it that these names, all below ``top``, are in."""
+    found: set[str] = set()
+    for name in names:
+        parent = name.rpartition("/")[0]
+        while len(parent) >= len(top) and parent not in found:
+            found.add(parent)
+            parent = parent.rpartition("/")[0]
+    return found
