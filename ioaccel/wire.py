@@ -49,6 +49,16 @@ class Attach(Message, frozen=True):
     session: str
 
 
+class Join(Message, frozen=True):
+    """The first word on every other connection of an attached client.
+
+    Refused by any other engine than the one that it is attached to: what that one says of segments would
+    not fit what the client has mapped.
+    """
+
+    engine: str
+
+
 class Remap(Message, frozen=True):
     """Asks for the current index, after the old one was replaced by a larger one."""
 
@@ -142,6 +152,7 @@ class Stop(Message, frozen=True):
 
 Request = (
     Attach
+    | Join
     | Remap
     | Fetch
     | Prefetch
@@ -182,6 +193,7 @@ class Attached(Message, frozen=True):
     """Descriptors ride along: control, index, page, then one a shard, the transit shard last."""
 
     protocol: int
+    engine: str  # differs between any two
     engine_pid: int
     version: str
     directories: list[str]

@@ -16,7 +16,7 @@ _DEFAULT = DemoOptions()
 def demo(
     url: Annotated[
         str | None,
-        typer.Argument(metavar="URL", help="Train on what lies below it, and not on photographs."),
+        typer.Option("--url", help="Train on what lies below it, and not on photographs."),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Objects an epoch.")] = _DEFAULT.samples,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of each of the two runs.")] = _DEFAULT.epochs,

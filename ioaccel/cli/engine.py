@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ioaccel import wire
 from ioaccel.client.start import dial
 from ioaccel.engine.shard import capacity_on_disk, directory_error, lock_holder
@@ -33,6 +35,11 @@ def running_status(directories: Sequence[str]) -> dict[str, Any] | None:
         try:
             wire.send(sock, wire.Status())
             answer, _ = wire.receive_answer(sock)
+        except msgspec.MsgspecError as error:
+            raise EngineError(
+                f"the engine of {directories[0]} is of another release of ioaccel ({error}); use the same in "
+                "all processes"
+            ) from error
         except (wire.Disconnected, OSError) as error:
             raise EngineError(
                 f"the engine of {directories[0]} does not answer: {str(error) or 'it hung up'}; see "
@@ -41,7 +48,9 @@ def running_status(directories: Sequence[str]) -> dict[str, Any] | None:
     if isinstance(answer, wire.Failure):
         raise answer.error()
     assert isinstance(answer, wire.State)
-    return answer.status
+    # What a lock says may be of an earlier engine.
+    served = {shard["directory"] for shard in answer.status["shards"]}
+    return answer.status if served.intersection(directories) else None
 
 
 def left_on_disk(directory: str) -> dict[str, Any]:

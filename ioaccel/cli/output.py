@@ -19,8 +19,12 @@ def console(*, stderr: bool = False) -> Console:
     """rich's console on stdout or stderr; without a terminal there, plain lines of any length."""
     from rich.console import Console
 
+    class Screen(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich's own way out has an exit code that means something else here
+
     stream = sys.stderr if stderr else sys.stdout
-    return Console(
+    return Screen(
         stderr=stderr, width=None if stream.isatty() else _NO_WRAP, highlight=False, markup=False, emoji=False
     )
 
@@ -73,7 +77,7 @@ def size(count: float) -> str:
         if abs(count) < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1000
-    return f"{count:,.3g} PB"
+    return f"{count:,.0f} PB"
 
 
 def number(count: int, what: str) -> str:

@@ -36,6 +36,8 @@ class RuntimeFile:
             fd = os.open(
                 path.parent / "daemon.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
             )
+        except EngineError:
+            raise
         except OSError as error:
             raise EngineError(
                 f"cannot use {path.parent}, where clients find the daemon: {error.strerror}; {_ADVICE}",

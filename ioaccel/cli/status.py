@@ -65,19 +65,17 @@ def _facts(found: dict[str, Any]) -> list[tuple[str, str]]:
 
     ratio = _hit_ratio(found)
     engine = f"process {found['engine_pid']}, ioaccel {found['version']}, up {duration(found['uptime_s'])}"
-    hits = (
-        f"{ratio:.1%}: {count('hits', 'hits')}, {count('misses', 'misses')}"
-        if ratio is not None
-        else "no reads yet"
-    )
+    reads = found["hits"] + found["misses"]
+    hits = "no reads yet" if ratio is None else f"{ratio:.1%}: {found['hits']:,} of {number(reads, 'reads')}"
     read = f"{amount('hit_bytes')} from the cache, {amount('miss_bytes')} that had to be fetched"
     store = f"{count('store_requests', 'requests')}, {amount('store_bytes')}"
+    retried = f"{found['store_retries']:,} retried, {found['store_hedged']:,} hedged"
     lost = f"{amount('evicted_bytes')} evicted, {amount('passed_bytes')} passed because it was full"
     return [
         ("engine", f"{engine}, {count('clients', 'clients')}"),
         ("hit ratio", hits),
         ("read", f"{read}, {amount('direct_bytes')} past the engine"),
-        ("store", f"{store}; {found['store_retries']:,} retried, {found['store_throttled']:,} throttled"),
+        ("store", f"{store}; {retried}, {found['store_throttled']:,} throttled"),
         ("cached", f"{amount('cached_bytes')} of {amount('capacity_bytes')}, {count('blocks', 'blocks')}"),
         ("lost", f"{lost}, {count('corrupt_blocks', 'corrupt blocks')}"),
     ]

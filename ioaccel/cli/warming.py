@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -54,24 +54,12 @@ class Tally:
 def warm_all(cache: Cache, listing: Listing, pace: Pace) -> Tally:
     """Has everything in ``listing`` cached, until it is or the cache is full."""
     tally = Tally()
-    pieces: Iterator[Piece]
-    pieces = (piece for each in listing.objects for piece in _cut(each))
-    budget, blocks = _FIRST_CHUNK_BYTES, 0
     with shown(f"Warming {listing.name}", pace):
-        while chunk := list(_chunk(pieces, budget)):
-            begun, before = time.monotonic(), (tally.stored, tally.passed)
-            if large := _warm(cache, chunk, tally, pace):
-                pieces = chain(pieces, *map(_cut, large))
-            blocks += sum(1 + (p.length or 0) // _BLOCK_BYTES for p in chunk)
-            full = tally.passed > before[1] and tally.stored == before[0]
-            if full and blocks >= _BLOCKS_BEFORE_EVICTION:
-                break
-            seconds = time.monotonic() - begun
-            if seconds < _QUICK_SECONDS:
-                budget = min(2 * budget, _LARGEST_CHUNK_BYTES)
-            elif seconds > _SLOW_SECONDS:
-                budget = max(budget // 2, _SMALLEST_CHUNK_BYTES)
-    tally.passed += listing.count - tally.stored - tally.passed - tally.failed
+        passed, full = _round(cache, listing.objects, tally, pace)
+        if passed and not full:
+            # What came before the engine would evict what others left may have room now.
+            _round(cache, passed, tally, pace)
+    tally.passed = listing.count - tally.stored - tally.failed
     return tally
 
 
@@ -90,6 +78,28 @@ def check_all(cache: Cache, listing: Listing, pace: Pace) -> Tally:
             tally.stored_bytes += sum(sizes)
             pace.add(len(chunk), sum(sizes))
     return tally
+
+
+def _round(cache: Cache, objects: Iterable[Object], tally: Tally, pace: Pace) -> tuple[list[Object], bool]:
+    """Asks for all objects once: those that passed, and whether it ended early because the cache is full."""
+    pieces: Iterator[Piece] = (piece for each in objects for piece in _cut(each))
+    passed: list[Object] = []
+    budget, blocks = _FIRST_CHUNK_BYTES, 0
+    while chunk := list(_chunk(pieces, budget)):
+        begun, stored = time.monotonic(), tally.stored
+        large, more_passed = _warm(cache, chunk, tally, pace)
+        pieces = chain(pieces, *map(_cut, large))
+        passed += more_passed
+        in_vain = more_passed and tally.stored == stored
+        if in_vain and blocks >= _BLOCKS_BEFORE_EVICTION:
+            return passed, True
+        blocks += sum(max(1, (p.length or 0) // _BLOCK_BYTES) for p in chunk)
+        seconds = time.monotonic() - begun
+        if seconds < _QUICK_SECONDS:
+            budget = min(2 * budget, _LARGEST_CHUNK_BYTES)
+        elif seconds > _SLOW_SECONDS:
+            budget = max(budget // 2, _SMALLEST_CHUNK_BYTES)
+    return passed, False
 
 
 def _cut(each: Object) -> Iterator[Piece]:
@@ -113,33 +123,36 @@ def _chunk(pieces: Iterator[Piece], budget: int) -> Iterator[Piece]:
             return
 
 
-def _warm(cache: Cache, chunk: list[Piece], tally: Tally, pace: Pace) -> list[Object]:
+def _warm(cache: Cache, chunk: list[Piece], tally: Tally, pace: Pace) -> tuple[list[Object], list[Object]]:
     """Has one chunk cached, and counts the objects that end in it.
 
-    Returns, uncounted, those whose size was unknown and that are too large to be asked for at once.
+    Returns, uncounted, those whose size was unknown and that are too large to be asked for at once, and
+    those that passed for want of room.
     """
     answer = cache.prefetch([(p.object.url, p.offset, p.length) for p in chunk], wait=True)
     assert answer is not None
-    known = {error.url for error in tally.errors}
-    tally.errors += {error.url: error for error in reversed(answer.errors) if error.url not in known}.values()
     failed = {error.url for error in tally.errors}
+    for error in answer.errors:
+        if error.url not in failed:
+            failed.add(error.url)
+            tally.errors.append(error)
     ended = [p.object for p in chunk if p.last]
-    large = []
+    large: list[Object] = []
+    passed: list[Object] = []
     for each, cached in zip(ended, cache.resident([o.url for o in ended]), strict=True):
         size = each.size
-        if size is None and each.url not in failed:
-            # What the engine has just met it knows: the store is not asked again.
-            size = cache.stat(each.url).size if answer.passed else cached
-            if cached < size and size > _PIECE_BYTES:
-                large.append(Object(each.url, size))
-                continue
-        if each.url in failed or size is None:
+        if each.url in failed:
             tally.failed += 1
-        elif cached >= size:
-            tally.stored += 1
         else:
-            tally.passed += 1
-        tally.stored_bytes += cached
+            if size is None:
+                # What the engine has just met it knows: the store is not asked again.
+                size = cache.stat(each.url).size if answer.passed else cached
+            if cached < size:
+                known = Object(each.url, size)
+                (large if each.size is None and size > _PIECE_BYTES else passed).append(known)
+                continue
+            tally.stored += 1
+            tally.stored_bytes += cached
         pace.add(1, cached if each.size is None else 0)
-    pace.add(0, sum(p.length or 0 for p in chunk))
-    return large
+    pace.add(0, sum(p.length or 0 for p in chunk if not answer.passed))
+    return large, passed

@@ -6,6 +6,7 @@ makes its own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -39,11 +40,12 @@ class Link:
         self._directories = list(directories)
         self._lock = threading.Lock()
         self._idle: list[socket.socket] = []
+        self._closed = False
         deadline = time.monotonic() + _ATTACH_SECONDS
         while True:
             self._control = reach(self._directories, capacities)
             try:
-                self.engine_pid, self.view = self._attach(session)
+                self._engine, self.engine_pid, self.view = self._attach(session)
             except EngineLost as error:
                 # Met as it left or died; its successor is a moment away.
                 self._control.close()
@@ -56,7 +58,7 @@ class Link:
             else:
                 return
 
-    def _attach(self, session: str) -> tuple[int, View]:
+    def _attach(self, session: str) -> tuple[str, int, View]:
         answer, fds = self._ask(self._control, wire.Attach(wire.PROTOCOL, self.pid, session), 30.0)
         if isinstance(answer, wire.Failure):
             raise answer.error()
@@ -70,7 +72,7 @@ class Link:
                 "that engine first",
                 url=self._directories[0],
             )
-        return answer.engine_pid, view
+        return answer.engine, answer.engine_pid, view
 
     def request(self, message: wire.Message, timeout: float) -> wire.Answer:
         """The engine's answer. EngineLost if it is gone; IOAccelError if that is the answer."""
@@ -87,9 +89,7 @@ class Link:
         with self._lock:
             sock = self._idle.pop() if self._idle else None
         if sock is None:
-            sock = dial(self._directories)
-            if sock is None:
-                raise EngineLost("the engine does not listen any more")
+            sock = self._join()
         try:
             answer, fds = self._ask(sock, message, timeout)
         except BaseException:
@@ -101,9 +101,25 @@ class Link:
                 sock = None
         if sock is not None:
             sock.close()
+        if self._closed:  # meanwhile, by another thread
+            self.close()
         if isinstance(answer, wire.Failure):
             raise answer.error()
         return answer, fds
+
+    def _join(self) -> socket.socket:
+        """One more connection to the same engine. EngineLost if another listens there, or none."""
+        sock = dial(self._directories)
+        if sock is None:
+            raise EngineLost("the engine does not listen any more")
+        try:
+            answer, _ = self._ask(sock, wire.Join(self._engine), 30.0)
+            if not isinstance(answer, wire.Done):
+                raise EngineLost("another engine serves the directories by now")
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     def _ask(
         self, sock: socket.socket, message: wire.Message, timeout: float
@@ -117,9 +133,11 @@ class Link:
 
     def close(self) -> None:
         """Hangs up. To be called in the process that made the link, or in a child that inherited it."""
-        for sock in [self._control, *self._idle]:
-            sock.close()
-        self._idle = []
+        self._closed = True
+        self._control.close()
+        while self._idle:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                self._idle.pop().close()
 
 
 def _view(fds: list[int], shards: list[bool]) -> View:

@@ -16,8 +16,7 @@ _TIMEOUT = 1800.0
 
 def read_manifest(reader: Reader, url: str, refresh: bool) -> pa.Table:
     """The manifest of ``url``, mapped from the file that the engine keeps; without one, listed here."""
-    path = _ask(reader, url, reader.oldest_ms(), refresh)
-    return _list_here(reader, url) if path is None else _mapped(path)
+    return _table(reader, url, _ask(reader, url, reader.oldest_ms(), refresh))
 
 
 def read_listing(reader: Reader, url: str, refresh: bool) -> pa.Table:
@@ -29,7 +28,7 @@ def read_listing(reader: Reader, url: str, refresh: bool) -> pa.Table:
     path = _ask(reader, url, oldest_ms, refresh)
     if path is not None and not refresh and os.stat(path).st_mtime_ns < oldest_ms * 1_000_000:
         path = _ask(reader, url, oldest_ms, True)  # it takes long, and the engine offered an old one
-    return _list_here(reader, url) if path is None else _mapped(path)
+    return _table(reader, url, path)
 
 
 def _ask(reader: Reader, url: str, oldest_ms: int, refresh: bool) -> str | None:
@@ -39,9 +38,17 @@ def _ask(reader: Reader, url: str, oldest_ms: int, refresh: bool) -> str | None:
     return answer.path if isinstance(answer, wire.ManifestFile) else None
 
 
-def _mapped(path: str) -> pa.Table:
-    with pa.memory_map(path) as source:
-        return pa.ipc.open_file(source).read_all()
+def _table(reader: Reader, url: str, path: str | None) -> pa.Table:
+    """The table in the file at ``path``; if that is no good, in a new one, or else listed here."""
+    for _ in range(2):
+        if path is None:
+            break
+        try:
+            with pa.memory_map(path) as source:
+                return pa.ipc.open_file(source).read_all()
+        except (OSError, pa.ArrowInvalid):
+            path = _ask(reader, url, reader.oldest_ms(), True)
+    return _list_here(reader, url)
 
 
 def _list_here(reader: Reader, url: str) -> pa.Table:

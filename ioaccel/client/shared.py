@@ -46,6 +46,11 @@ def shared_cache(key: str, settings: Settings) -> Cache:
         return cache
 
 
+def connected(key: str) -> Cache | None:
+    """The cache, if this process tree has connected it."""
+    return _caches.get(key)
+
+
 def adopt(key: str, cache: Cache) -> None:
     """Shares a cache that came from another process, unless there is one already."""
     with _lock:

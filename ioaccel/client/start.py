@@ -56,9 +56,10 @@ def reach(directories: Sequence[str], capacities: Sequence[int | None]) -> socke
         try:
             _start(directories, capacities, deadline)
         except CacheBusyError as error:
-            if _served_with(error.url) != list(directories) or time.monotonic() > busy_until:
-                raise
+            # Its holder may have taken the lock just now, and not yet have written what it serves.
             time.sleep(_PAUSE_SECONDS)
+            if _served_with(error.url) not in (None, list(directories)) or time.monotonic() > busy_until:
+                raise
         else:
             if time.monotonic() > deadline:
                 raise EngineError(

@@ -152,6 +152,10 @@ class _Connection:
                 return engine.fetch(request)
             case wire.Attach():
                 return self._attach(request, descriptors)
+            case wire.Join():
+                if request.engine != engine.identity:
+                    raise EngineError("this engine serves the directories now, and not the one you know")
+                return wire.Done()
             case wire.Remap():
                 descriptors.append(engine.index.index_fd())
                 return wire.Remapped()
@@ -187,4 +191,11 @@ class _Connection:
             raise EngineError("this connection is attached already")
         self._page, fds, readable = self._engine.attach(request.session)
         descriptors += fds
-        return wire.Attached(wire.PROTOCOL, os.getpid(), ioaccel.__version__, self._directories, readable)
+        return wire.Attached(
+            wire.PROTOCOL,
+            self._engine.identity,
+            os.getpid(),
+            ioaccel.__version__,
+            self._directories,
+            readable,
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import uuid
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
@@ -21,7 +22,7 @@ from ioaccel.engine.sessions import ClientPage, Clients
 from ioaccel.engine.shard import Segment, Shard
 from ioaccel.engine.space import Space
 from ioaccel.engine.transit import SEGMENT_SIZE, SEGMENTS, Transit
-from ioaccel.errors import ConfigError, IOAccelError
+from ioaccel.errors import ConfigError, IOAccelError, UnsupportedURLError
 from ioaccel.sources import PROCESS_LOCAL, Source, SourceSpec, open_source, split_object_url, split_prefix_url
 from ioaccel.sources.base import anything
 from ioaccel.sources.governor import Governor
@@ -34,6 +35,7 @@ class Engine:
     """One per set of cache directories; ``shards`` are opened and locked. Any thread."""
 
     def __init__(self, shards: list[Shard]) -> None:
+        self.identity = uuid.uuid4().hex
         self.shards = shards
         counts = [len(s.segments) for s in shards] + [SEGMENTS]
         sizes = [s.segment_size for s in shards] + [SEGMENT_SIZE]
@@ -104,7 +106,7 @@ class Engine:
             if source is None:
                 try:
                     source = open_source(spec, bucket)
-                except ConfigError as error:
+                except (ConfigError, UnsupportedURLError) as error:
                     if spec.kind == "fsspec":
                         # A file system that only the client has: registered there, or not importable here.
                         raise _NotForUs(str(error)) from error
@@ -232,11 +234,15 @@ class Engine:
         """A file that lists everything below a URL."""
         try:
             spec, source, key = self._prefix(request.url, request.sources)
+            path = self.manifests.path(
+                spec, source, key, request.oldest_ms, request.timeout, request.refresh, self._count_listing
+            )
         except _NotForUs as reason:
             return wire.Uncached(str(reason))
-        path = self.manifests.path(
-            spec, source, key, request.oldest_ms, request.timeout, request.refresh, self._count_listing
-        )
+        except OSError as error:
+            if isinstance(error, IOAccelError):
+                raise
+            return wire.Uncached(f"a manifest cannot be written: {error}")
         return wire.ManifestFile(str(path))
 
     def _count_listing(self, requests: int) -> None:

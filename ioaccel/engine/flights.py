@@ -159,11 +159,12 @@ class _Lane:
 
     def _call_thread(self) -> None:
         """Sees to it that a thread comes for what was queued; the caller holds the lock."""
-        if self._idle:
-            self._changed.notify()
-        elif self._threads < self._limit():
+        # An idle thread that was notified counts as idle until it runs: each can take one piece of work.
+        if len(self._urgent) + len(self._background) > self._idle and self._threads < self._limit():
             self._threads += 1
             threading.Thread(target=self._work, name="ioaccel-fetch", daemon=True).start()
+        else:
+            self._changed.notify()
 
     def hurry(self, flight: Flight) -> None:
         """Moves work that was started in the background to the front."""
@@ -211,6 +212,8 @@ class _Lane:
                 if not woken and not self._urgent and not self._background:
                     break
             self._threads -= 1
+            if self._urgent or self._background:
+                self._changed.notify()  # this one may have been woken for it: another takes it
             return None
 
     def _work(self) -> None:

@@ -86,7 +86,7 @@ class Manifests:
             [("key", pa.string()), ("size", pa.int64()), ("version", pa.string())],
             metadata={"ioaccel.root": source.url("X")[:-1], "ioaccel.url": url},
         )
-        self._directory.mkdir(exist_ok=True)
+        self._directory.mkdir(parents=True, exist_ok=True)
         scratch = path.with_suffix(f".{os.getpid()}.tmp")
         rows: list[ObjectInfo] = []
         total = 0

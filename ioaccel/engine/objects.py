@@ -11,12 +11,15 @@ from itertools import islice
 
 from ioaccel._core._engine import BLOCK_SIZE, Index, block_key, version_hash
 from ioaccel.engine.flights import Flight, Flights, Latch
-from ioaccel.errors import StoreTimeoutError
+from ioaccel.errors import AccessDeniedError, StoreTimeoutError
 from ioaccel.sources import ObjectInfo, Source
 from ioaccel.sources.governor import Governor
 
 # 100,000 objects are 30 MB; what falls out is asked of the index, or of the store again.
 _MOST_KNOWN = 100_000
+
+# Directories of which it is remembered that their first page was read.
+_MOST_DIRECTORIES = 10_000
 
 # Pages of a listing that are asked for at once, when many neighbours are to be checked.
 _PAGES_AT_ONCE = 8
@@ -54,6 +57,7 @@ class Objects:
         self._lock = threading.Lock()
         self._known: OrderedDict[bytes, Known] = OrderedDict()
         self._unlistable: set[bytes] = set()
+        self._begun: dict[tuple[bytes, str], int] = {}  # when a directory's first page was asked for
 
     def get(self, target: Target) -> Known | None:
         with self._lock:
@@ -148,47 +152,67 @@ class Objects:
         results: dict[bytes, Known | Exception],
     ) -> list[Target]:
         """Checks a directory's objects page by page; those it could not check come back."""
+        one = group[0]
         todo = sorted(group, key=lambda t: t.key)
         unlisted: list[Target] = []
+        starts = self._first_start(one, parent, oldest_ms)
+        a_page = 1  # how many of them one page checks
         while todo and time.monotonic() < deadline:
-            step = max(1, len(todo) // _PAGES_AT_ONCE)
+            # The listing begins behind `after`: the key without its last character stands before it.
+            step = max(a_page, len(todo) // _PAGES_AT_ONCE)
+            starts = starts or [t.key[:-1] for t in todo[::step]]
             latch = Latch()
-            pages = [
-                (t, self._flights.start(("page", t.base), work, latch, governor=t.governor))
-                for t, work in ((t, self._page(t, parent, deadline)) for t in todo[::step])
+            flights = [
+                self._flights.start(
+                    ("page", one.identity, parent, after),
+                    self._page(one, parent, after, deadline),
+                    latch,
+                    governor=one.governor,
+                )
+                for after in starts
             ]
             latch.wait(deadline - time.monotonic())
-            for target, flight in pages:
+            for flight in flights:
                 if flight.error is not None or not flight.done:
-                    with self._lock:
-                        self._unlistable.add(target.identity)
+                    if isinstance(flight.error, AccessDeniedError):
+                        with self._lock:
+                            self._unlistable.add(one.identity)
                     return todo + unlisted
             left = []
             for target in todo:
                 known = self.get(target)
                 if known is not None and known.checked_ms >= oldest_ms:
                     results[target.base] = known
-                elif any(f.result[0] <= target.key <= f.result[1] for _, f in pages):
+                elif any(f.result[0] <= target.key <= f.result[1] for f in flights):
                     unlisted.append(target)  # gone, or in an order of the store's own: ask for it alone
                 else:
                     left.append(target)
-            todo = left
+            a_page = max(1, (len(todo) - len(left)) // len(flights))
+            todo, starts = left, []
         return todo + unlisted
 
-    def _page(self, target: Target, parent: str, deadline: float):  # type: ignore[no-untyped-def]
-        """Work that reads the page of the listing that begins at ``target``: the range of its keys."""
+    def _first_start(self, target: Target, parent: str, oldest_ms: int) -> list[str]:
+        """Where to begin: at the first object, unless that page was read. It may be the only one."""
+        with self._lock:
+            return [] if self._begun.get((target.identity, parent), 0) >= oldest_ms else [""]
+
+    def _page(self, target: Target, parent: str, after: str, deadline: float):  # type: ignore[no-untyped-def]
+        """Work that reads one page of a listing: the range of keys that it checks."""
 
         def work() -> tuple[str, str]:
             asked_ms = now_ms()
-            # The listing begins behind `after`: the key without its last character stands before it.
-            after = target.key[:-1]
             page = target.governor.call(
                 target.url,
-                lambda: next(islice(target.source.list(parent + "/", after), 1), []),
+                lambda: next(islice(target.source.list(parent + "/", after or None), 1), []),
                 deadline,
             )
             for info in page:
                 self.listed(block_key(target.identity, target.source.url(info.key)), info, asked_ms)
+            if not after:
+                with self._lock:
+                    if len(self._begun) >= _MOST_DIRECTORIES:
+                        self._begun.clear()
+                    self._begun[target.identity, parent] = asked_ms
             return after, page[-1].key if len(page) >= 1000 else "\U0010ffff"
 
         return work

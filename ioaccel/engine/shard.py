@@ -272,7 +272,9 @@ def _open_file(number: int, directory: Path, capacity: int | None, lock_fd: int)
     except BaseException:
         os.close(fd)
         raise
-    count = max(2, int(capacity * _OVERHEAD) // segment_size + 2)
+    # A segment may end one block short of full, which tells in a small cache: there it holds only two.
+    fewest = segment_size - BLOCK_SIZE - (64 << 10)
+    count = max(int(capacity * _OVERHEAD) // segment_size, -(-capacity // fewest)) + 2
     shard = Shard(number, directory, fd, lock_fd, segment_size, capacity, [Segment(n) for n in range(count)])
     if known is None or capacity != known[1]:
         shard.superblock = _superblock(segment_size, capacity, known[2] if known else uuid.uuid4().bytes)

@@ -19,6 +19,9 @@ from ioaccel.engine.transit import Transit
 # A segment with less room than this is not worth going on with.
 _SMALLEST_ROOM = 64 << 10
 
+# A segment with less live payload than this share of its size is worth giving up for its space.
+_MOSTLY_DEAD = 0.5
+
 
 @dataclass(frozen=True)
 class Block:
@@ -211,26 +214,41 @@ class Space:
         until, names = self._hopeless
         if time.monotonic() < until and names == self._clients.names():
             return False
+        victims = self._victims(shards, session)
+        for shard, segment in victims:
+            self._free(shard, segment)
+        if not victims and session.blocks_asked >= BLOCKS_TO_SHOW_INTEREST:
+            self._hopeless = (time.monotonic() + 1.0, self._clients.names())
+        return bool(victims)
+
+    def _victims(self, shards: list[Shard], session: Session) -> list[tuple[Shard, Segment]]:
+        """What to evict: all empty segments, else one that is mostly dead, else one that nobody reads."""
         idle = [
             (shard, segment)
             for shard in shards
             for segment in shard.segments
             if segment.use in (Use.FULL, Use.PART) and segment.appending == 0
         ]
-        victims = [(a, b) for a, b in idle if self._index.segment_usage(a.number, b.number)[0] == 0]
-        if not victims and session.blocks_asked >= BLOCKS_TO_SHOW_INTEREST:
-            live = self._clients.sessions()
-            unused = [
-                (a, b)
-                for a, b in idle
-                if not any(self._position(a, b) in s.touched or s.reads_below(b.prefix) for s in live)
-            ]
-            victims = sorted(unused, key=lambda place: place[1].used_ms)[:1]
-        for shard, segment in victims:
-            self._free(shard, segment)
-        if not victims:
-            self._hopeless = (time.monotonic() + 1.0, self._clients.names())
-        return bool(victims)
+        payload = {id(b): self._index.segment_usage(a.number, b.number)[1] for a, b in idle}
+        empty = [(a, b) for a, b in idle if self._index.segment_usage(a.number, b.number)[0] == 0]
+        if empty:
+            return empty
+        # A shard that may take more payload and has no segment for it is full of blocks that were
+        # replaced or evicted one by one.
+        dead = [
+            (a, b) for a, b in idle if self._filled(a) < 1.0 and payload[id(b)] < a.segment_size * _MOSTLY_DEAD
+        ]
+        if dead:
+            return [min(dead, key=lambda place: payload[id(place[1])])]
+        if session.blocks_asked < BLOCKS_TO_SHOW_INTEREST:
+            return []
+        live = self._clients.sessions()
+        unused = [
+            (a, b)
+            for a, b in idle
+            if not any(self._position(a, b) in s.touched or s.reads_below(b.prefix) for s in live)
+        ]
+        return sorted(unused, key=lambda place: place[1].used_ms)[:1]
 
     def _free(self, shard: Shard, segment: Segment) -> None:
         blocks, size = self._index.segment_usage(shard.number, segment.number)

@@ -11,7 +11,7 @@ from fsspec.implementations.chained import ChainedFileSystem
 
 from ioaccel.client.cache import Cache
 from ioaccel.client.reader import Reader
-from ioaccel.client.shared import Settings, adopt, close_shared, shared_cache
+from ioaccel.client.shared import Settings, adopt, close_shared, connected, shared_cache
 from ioaccel.errors import ConfigError
 from ioaccel.fs.names import Names
 from ioaccel.fs.readonly import ReadOnly
@@ -95,7 +95,7 @@ class CacheFileSystem(ReadOnly, ChainedFileSystem, AsyncFileSystem):  # type: ig
         return self._names.url(self._names.name(path))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (type(self), self.storage_args, self.storage_options, self.cache)
+        return _unpickled, (type(self), self.storage_args, self.storage_options, connected(self._key))
 
 
 def _target_of(fs: Any, protocol: str | None) -> tuple[str, dict[str, Any]]:
@@ -111,8 +111,9 @@ def _target_of(fs: Any, protocol: str | None) -> tuple[str, dict[str, Any]]:
 
 
 def _unpickled(
-    cls: type[CacheFileSystem], args: Sequence[Any], options: Mapping[str, Any], cache: Cache
+    cls: type[CacheFileSystem], args: Sequence[Any], options: Mapping[str, Any], cache: Cache | None
 ) -> CacheFileSystem:
     fs = cls(*args, **options)
-    adopt(fs._key, cache)
+    if cache is not None:
+        adopt(fs._key, cache)
     return fs

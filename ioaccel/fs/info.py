@@ -11,10 +11,11 @@ Info = dict[str, Any]
 def file_info(name: str, size: int, version: str) -> Info:
     """``name``, ``size`` (bytes), ``type`` and ``version``; ``ETag`` or ``mtime`` (s) if it is one."""
     info: Info = {"name": name, "size": size, "type": "file", "version": version}
-    time, _, same_size = version.rpartition("-")
     if version.startswith(('"', "W/")):
         info["ETag"] = version
-    elif same_size == str(size):
+        return info
+    time, _, same_size = version.rpartition("-")
+    if same_size == str(size):
         try:
             seconds = float(time)
         except ValueError:

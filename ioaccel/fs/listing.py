@@ -69,8 +69,8 @@ class ListingFileSystem(CacheFileSystem):
             raise ValueError("maxdepth must be at least 1")
         name = self._strip_protocol(path)
         found = self._below(name, refresh) if maxdepth is None else self._levels(name, maxdepth)
-        entries = {n: i for n, i in sorted(found.items()) if withdirs or i["type"] == "file"}
-        return entries if detail else list(entries)
+        names = sorted(n for n, info in found.items() if withdirs or info["type"] == "file")
+        return {name: found[name] for name in names} if detail else names
 
     def _below(self, name: str, refresh: bool) -> dict[str, Info]:
         """Everything below, by name, as one listing has it."""

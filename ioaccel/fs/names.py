@@ -27,8 +27,7 @@ WEB = frozenset({"http", "https"})
 FLAT = OBJECT_SCHEMES - WEB
 """Stores without directories: one is there if a key begins with its name."""
 
-_OURS = ("ioaccel::", "ioaccel://")  # of one length
-_WEB_URLS = ("http://", "https://")
+_SLASH_COUNTS = ("http://", "https://", "file:///")  # of a file it is the root
 
 
 class Names:
@@ -46,20 +45,20 @@ class Names:
     def name(self, path: str | os.PathLike[Any]) -> str:
         """The name that ``path`` means, with or without its protocol. UnsupportedURLError if none."""
         text = path if type(path) is str else os.fspath(path)
-        if text.startswith(_OURS):
-            text = text[len(_OURS[0]) :]
+        if text.startswith("ioaccel:"):
+            text = text.removeprefix("ioaccel://").removeprefix("ioaccel::")
         if self.scheme in FLAT:
             if text.startswith((f"{self.scheme}://", *self._spellings)):
                 text = text[text.index("://") + 3 :]
             return text.rstrip("/")
         if self.scheme in WEB:
-            return text
+            return text if "://" in text else f"{self.scheme}://{text}"
         if self._foreign is not None:
             return str(self._foreign._strip_protocol(text))
         if self.scheme == "file" and not text.startswith(("file:", *self._spellings)):
             text = f"file://{text or '.'}"
         url = canonical(text or ".")
-        return self.name_of(url if url.startswith(_WEB_URLS) else url.rstrip("/"))
+        return self.name_of(url if url.startswith(_SLASH_COUNTS) else url.rstrip("/"))
 
     def strip(self, path: Any) -> Any:
         """`name` of a path, or of each in a list."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fsspec.callbacks import DEFAULT_CALLBACK
-from fsspec.utils import isfilelike
+from fsspec.utils import isfilelike, stringify_path
 
 from ioaccel.client.file import BufferedObjectFile
 from ioaccel.client.listing import stat_many
@@ -25,7 +25,7 @@ class ReadingFileSystem(ListingFileSystem):
     def _open(self, path: str, mode: str = "rb", **_: Any) -> BufferedObjectFile:
         """The cache's file; it has its own buffer, whatever ``block_size`` or ``cache_options`` say."""
         if mode != "rb":
-            self.refuse()
+            self._refuse()
         return self.cache.open(self._url(path))
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
@@ -55,10 +55,14 @@ class ReadingFileSystem(ListingFileSystem):
         wanted = [(self._url(p), a, b) for p, a, b in zip(paths, first, last, strict=True)]
         try:
             return self._read_ranges(wanted)
-        except IOAccelError:
+        except (FileNotFoundError, PermissionError, ValueError):
             if on_error != "return":
                 raise
-        return [self._read_or_error(p, a, b) for p, (_, a, b) in zip(paths, wanted, strict=True)]
+        except IOAccelError as error:  # of the store: it would fail, and take its time, for each of them
+            if on_error != "return":
+                raise
+            return [error] * len(wanted)
+        return [self._read_or_error(*each) for each in wanted]
 
     def _read_ranges(self, wanted: list[tuple[str, int | None, int | None]]) -> list[bytes]:
         if not any(needs_size(start, end) for _, start, end in wanted):
@@ -75,9 +79,9 @@ class ReadingFileSystem(ListingFileSystem):
         extents = [extent_of(*each, sizes[each[0]]) for each in wanted]
         return [bytes(each) for each in self.cache.read_many(extents)]
 
-    def _read_or_error(self, path: str, start: int | None, end: int | None) -> bytes | Exception:
+    def _read_or_error(self, url: str, start: int | None, end: int | None) -> bytes | Exception:
         try:
-            return self.cat_file(path, start, end)
+            return self.cat_file(url, start, end)
         except IOAccelError as error:
             return error
 
@@ -110,6 +114,7 @@ class ReadingFileSystem(ListingFileSystem):
         names = rpath if listed else self.expand_path(rpath, recursive=recursive, maxdepth=maxdepth)
         if len(names) > 1:
             self.cache.prefetch([self._url(name) for name in _files(names)])
+        lpath = stringify_path(lpath)
         super().get(rpath, lpath, recursive=recursive, callback=callback, maxdepth=maxdepth, **kwargs)
 
     def get_file(

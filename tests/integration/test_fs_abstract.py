@@ -14,6 +14,12 @@ from support.filesystems import ReadsThroughCache, close_file_systems
 from ioaccel.testing.seaweed import SeaweedS3
 
 
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield tmp_path_factory.mktemp("cache")
+    close_file_systems()
+
+
 class Fixtures(AbstractFixtures):
     """Every answer is to be fresh (``max_age=0``): the tests change files under our feet."""
 
@@ -24,21 +30,16 @@ class Fixtures(AbstractFixtures):
         return {}
 
     @pytest.fixture
-    def fs(self, options: dict[str, Any], tmp_path: Path) -> Iterator[ReadsThroughCache]:
-        target = fsspec.filesystem(self.protocol, **options)
-        yield ReadsThroughCache(
-            target,
-            fsspec.filesystem(
-                "ioaccel",
-                target_protocol=self.protocol,
-                target_options=options,
-                cache_dir=tmp_path / "cache",
-                cache_size="64MiB",
-                max_age=0,
-            ),
+    def fs(self, options: dict[str, Any], cache_dir: Path) -> ReadsThroughCache:
+        reading = fsspec.filesystem(
+            "ioaccel",
+            target_protocol=self.protocol,
+            target_options=options,
+            cache_dir=cache_dir,
+            cache_size="64MiB",
+            max_age=0,
         )
-        close_file_systems()
-        target.clear_instance_cache()
+        return ReadsThroughCache(fsspec.filesystem(self.protocol, **options), reading)
 
     @pytest.fixture
     def fs_path(self, tmp_path: Path) -> str:
@@ -83,13 +84,6 @@ class TestPipeToFiles(OverFiles, AbstractPipeTests):
     pass
 
 
+# The tests of open and pipe go on to write exclusively, which s3fs does in its own way.
 class TestGetFromS3(OverS3, AbstractGetTests):
-    pass
-
-
-class TestOpenS3(OverS3, AbstractOpenTests):
-    pass
-
-
-class TestPipeToS3(OverS3, AbstractPipeTests):
     pass

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,33 +54,43 @@ def _end_engine(cache: Cache, number: int) -> dict[str, Any]:
     return status
 
 
-def python(code: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
-    """A new Python process that runs ``code``, with ``arguments`` in its ``sys.argv[1:]``."""
+@contextlib.contextmanager
+def python(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """A new Python process that runs ``code``, with ``arguments`` in its ``sys.argv[1:]``.
+
+    What it prints is piped. It is killed at the end of the block, if it still runs then.
+    """
     path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         text=True,
-        **options,
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def run_python(code: str, *arguments: object, seconds: float = 30.0) -> str:
     """What such a process prints. It must succeed, in time."""
-    process = python(code, *arguments)
-    try:
+    with python(code, *arguments) as process:
         output, _ = process.communicate(timeout=seconds)
-    finally:
-        process.kill()
-        process.wait()
     assert process.returncode == 0
     return output
 
 
 def open_descriptors(pid: int | str = "self") -> int:
-    """How many descriptors a process has open."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    """How many descriptors a process has open, but for its connections to stores, which are pooled."""
+    tcp = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
+    pooled = {f"socket:[{line.split()[9]}]" for line in tcp}
+    count = 0
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            count += os.readlink(fd) not in pooled
+    return count
 
 
 def resident_bytes(pid: int | str = "self") -> int:
