@@ -271,7 +271,7 @@ class Served(msgspec.Struct):
 def runtime_file(environ: Mapping[str, str] = os.environ) -> Path:
     """Where the standalone daemon of this user says which directories it serves."""
     runtime = environ.get("XDG_RUNTIME_DIR")
-    base = Path(runtime) / "ioaccel" if runtime else Path(f"/tmp/ioaccel-{os.getuid()}")
+    base = Path(runtime) / "ioaccel" if runtime else Path(f"/tmp/ioaccel-{os.getuid()}")  # noqa: S108  # its owner is checked
     return base / "daemon.json"
 
 

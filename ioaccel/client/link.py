@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Sequence
 
+import msgspec
+
 from ioaccel import wire
 from ioaccel._core._client import View
 from ioaccel.client.start import dial, reach
@@ -128,6 +130,11 @@ class Link:
         try:
             wire.send(sock, message)
             return wire.receive_answer(sock)
+        except msgspec.MsgspecError as error:
+            raise EngineError(
+                f"the engine of {self._directories[0]} is of another release ({error}); use the same release "
+                "of ioaccel in all processes"
+            ) from error
         except (wire.Disconnected, OSError) as error:
             raise EngineLost(str(error) or type(error).__name__) from error
 

@@ -385,7 +385,8 @@ def _known_length(extent: wire.Extent, answer: wire.Deferred | wire.Uncached) ->
 def _past_end(extent: wire.Extent, size: int) -> RangeError:
     url, offset, length = extent
     return RangeError(
-        f"{url} has {size} bytes, and {offset}..{offset + (length or 0)} does not lie inside; read within its size",
+        f"{url} has {size} bytes, and {offset}..{offset + (length or 0)} does not lie inside; read within its "
+        "size",
         url=url,
         range=(offset, offset + (length or 0)),
     )

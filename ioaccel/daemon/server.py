@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 import struct
 import threading
@@ -44,7 +45,7 @@ class Server:
         self._directories = directories
         self._private = private
         self._lock = threading.Lock()
-        self._connections = 0
+        self._sockets: set[socket.socket] = set()
         self._last_left = time.monotonic() + FIRST_CLIENT_SECONDS - LINGER_SECONDS
         self._stop = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -62,9 +63,13 @@ class Server:
                 sock, _ = self._listener.accept()
             except TimeoutError:
                 continue
+            except OSError as error:  # out of descriptors: some may be closed soon
+                log.warning("cannot accept a connection: %s", error)
+                self._stop.wait(0.1)
+                continue
             sock.settimeout(None)
             with self._lock:
-                self._connections += 1
+                self._sockets.add(sock)
             threading.Thread(target=self._serve, args=(sock,), name="ioaccel-client", daemon=True).start()
         self._listener.close()
 
@@ -73,12 +78,18 @@ class Server:
         self._stop.set()
 
     def _deserted(self) -> bool:
+        """Whether a private engine may leave. A client that was killed counts as gone at once, though
+        the thread that serves it may wait for the store for a while yet."""
+        if not self._private:
+            return False
+        poll = select.poll()
         with self._lock:
-            return (
-                self._private
-                and self._connections == 0
-                and time.monotonic() - self._last_left > LINGER_SECONDS
-            )
+            for sock in self._sockets:
+                poll.register(sock, select.POLLRDHUP)
+            if len(poll.poll(0)) < len(self._sockets):
+                self._last_left = time.monotonic()
+                return False
+            return time.monotonic() - self._last_left > LINGER_SECONDS
 
     def _serve(self, sock: socket.socket) -> None:
         connection = _Connection(self._engine, self._directories, sock, self.stop)
@@ -89,10 +100,9 @@ class Server:
         except Exception:
             log.exception("a connection ended with an error")
         finally:
-            connection.close()
             with self._lock:
-                self._connections -= 1
-                self._last_left = time.monotonic()
+                self._sockets.discard(sock)
+            connection.close()
 
 
 class _Connection:

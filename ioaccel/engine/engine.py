@@ -21,7 +21,7 @@ from ioaccel.engine.objects import Known, Objects, Target, block_of, now_ms
 from ioaccel.engine.sessions import ClientPage, Clients
 from ioaccel.engine.shard import Segment, Shard
 from ioaccel.engine.space import Space
-from ioaccel.engine.transit import SEGMENT_SIZE, SEGMENTS, Transit
+from ioaccel.engine.transit import ANSWER_BYTES, SEGMENT_SIZE, SEGMENTS, Transit
 from ioaccel.errors import ConfigError, IOAccelError, UnsupportedURLError
 from ioaccel.sources import PROCESS_LOCAL, Source, SourceSpec, open_source, split_object_url, split_prefix_url
 from ioaccel.sources.base import anything
@@ -176,13 +176,29 @@ class Engine:
         for start in range(0, len(request.extents), _PREFETCH_WAVE):
             items = self._items(request.extents[start : start + _PREFETCH_WAVE], request.sources)
             self._settle(items, request, urgent=urgent)
+            for item in items:
+                if isinstance(item, Item) and item.deferred and item.known is not None:
+                    self._settle_in_pieces(item, request, urgent=urgent)
             good = [i for i in items if isinstance(i, Item) and i.error is None and not i.deferred]
-            failures += [a for a in map(_answer, items) if isinstance(a, wire.Failure)]
+            failed = [i for i in items if not isinstance(i, Item) or i.error is not None]
+            failures += [a for a in map(_answer, failed) if isinstance(a, wire.Failure)]
             stored += sum(item.stored for item in good)
             if not all(item.stored for item in good):
                 break  # full: what came now would be fetched again when it is read
         accepted = len(request.extents)
         return wire.Prefetched(accepted, stored, accepted - stored - len(failures), failures)
+
+    def _settle_in_pieces(self, item: Item, request: wire.Prefetch, *, urgent: bool) -> None:
+        """Brings an extent into the cache that is too large for one answer; it ends deferred no more."""
+        assert item.known is not None
+        stop = item.known.size if item.length is None else item.offset + item.length
+        item.deferred = False
+        for offset in range(item.offset, stop, ANSWER_BYTES):
+            piece = Item(item.target, offset, min(ANSWER_BYTES, stop - offset))
+            self._settle([piece], request, urgent=urgent)
+            item.error, item.stored = piece.error, piece.stored
+            if item.error is not None or not item.stored:
+                return
 
     def stat(self, request: wire.Stat) -> wire.Stats:
         """Size and version of objects, checked recently enough."""

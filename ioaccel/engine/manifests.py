@@ -118,6 +118,7 @@ def _pages(
     """All pages of a listing; after a failure that may pass, it goes on behind the last key."""
     last: str | None = None
     pauses = iter(_PAUSES)
+    begun = time.monotonic()
     while True:
         try:
             for page in source.list(key, last):
@@ -130,7 +131,10 @@ def _pages(
             pause = next(pauses, None)
             if pause is None:
                 raise StoreError(
-                    f"{url}: listing failed: {error}", url=url, attempts=len(_PAUSES) + 1
+                    f"{url} cannot be listed: {error}",
+                    url=url,
+                    attempts=len(_PAUSES) + 1,
+                    elapsed=time.monotonic() - begun,
                 ) from error
             time.sleep(pause)
 

@@ -16,9 +16,9 @@ from ioaccel._core._engine import CLIENT_COUNTERS, CLIENT_PAGE_SIZE, client_page
 # ImageNet's thousand classes at the top of a bucket are one data set.
 _ROOTS_A_BUCKET = 16
 
-# A session may evict what others left once it has asked for so many blocks: by then it has shown
-# which data set it reads, and its own data is not mistaken for somebody else's.
-BLOCKS_TO_SHOW_INTEREST = 256
+# Once a session has asked for so many blocks it has shown which data set it reads. Until then all of
+# a bucket counts as its data, so that its own is not mistaken for what somebody else left.
+_BLOCKS_TO_SHOW_INTEREST = 256
 
 
 class ClientPage:
@@ -80,6 +80,8 @@ class Session:
     def reads_below(self, prefix: str) -> bool:
         """Whether a segment whose URLs all begin with ``prefix`` may hold what the session reads."""
         prefix = directory_of(prefix)
+        if self.blocks_asked < _BLOCKS_TO_SHOW_INTEREST:
+            return any(prefix.startswith(bucket) or bucket.startswith(prefix) for bucket in self._roots)
         return any(
             prefix.startswith(root) or root.startswith(prefix)
             for roots in self._roots.values()

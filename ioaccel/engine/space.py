@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 
 from ioaccel._core._engine import Index, Writer, kill_block
-from ioaccel.engine.sessions import BLOCKS_TO_SHOW_INTEREST, Clients, Session, directory_of
+from ioaccel.engine.sessions import Clients, Session, directory_of
 from ioaccel.engine.shard import Segment, Shard, Use
 from ioaccel.engine.transit import Transit
 
@@ -107,7 +107,7 @@ class Space:
                         return shard, segment, segment.writer, self._sequence
                 if waiting:
                     self._changed.wait(1.0)
-                elif not self._evict_one(usable, session):
+                elif not self._evict_one(usable):
                     return None
 
     def _give_back(
@@ -205,7 +205,7 @@ class Space:
 
     # ---- eviction -------------------------------------------------------------------------------
 
-    def _evict_one(self, shards: list[Shard], session: Session) -> bool:
+    def _evict_one(self, shards: list[Shard]) -> bool:
         """Evicts the least recently used segment that no live session reads; whether there was one.
 
         A search that found nothing is not repeated for a second, unless sessions came or went: a
@@ -214,14 +214,14 @@ class Space:
         until, names = self._hopeless
         if time.monotonic() < until and names == self._clients.names():
             return False
-        victims = self._victims(shards, session)
+        victims = self._victims(shards)
         for shard, segment in victims:
             self._free(shard, segment)
-        if not victims and session.blocks_asked >= BLOCKS_TO_SHOW_INTEREST:
+        if not victims:
             self._hopeless = (time.monotonic() + 1.0, self._clients.names())
         return bool(victims)
 
-    def _victims(self, shards: list[Shard], session: Session) -> list[tuple[Shard, Segment]]:
+    def _victims(self, shards: list[Shard]) -> list[tuple[Shard, Segment]]:
         """What to evict: all empty segments, else one that is mostly dead, else one that nobody reads."""
         idle = [
             (shard, segment)
@@ -236,12 +236,12 @@ class Space:
         # A shard that may take more payload and has no segment for it is full of blocks that were
         # replaced or evicted one by one.
         dead = [
-            (a, b) for a, b in idle if self._filled(a) < 1.0 and payload[id(b)] < a.segment_size * _MOSTLY_DEAD
+            (a, b)
+            for a, b in idle
+            if self._filled(a) < 1.0 and payload[id(b)] < _MOSTLY_DEAD * a.segment_size
         ]
         if dead:
             return [min(dead, key=lambda place: payload[id(place[1])])]
-        if session.blocks_asked < BLOCKS_TO_SHOW_INTEREST:
-            return []
         live = self._clients.sessions()
         unused = [
             (a, b)

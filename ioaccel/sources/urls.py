@@ -31,6 +31,7 @@ ALIASES = {
 
 _VERBATIM = tuple(f"{scheme}://" for scheme in sorted(OBJECT_SCHEMES))
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_CHAINED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::[^/]*://")
 _LOCAL_ODD = re.compile(r"//|/\.{1,2}(?:/|$)|/$")
 # A letter, digit, or $ first ($web and $root are Azure containers): so "..", "a b" and "a#b", which
 # obstore would put into the request as they are and so ask for another object, are refused here.
@@ -53,6 +54,8 @@ def canonical(url: str | os.PathLike[Any]) -> str:
         return text
     if text.startswith("file:///") and not _LOCAL_ODD.search(text, 7) and "\0" not in text:
         return text
+    if _CHAINED.match(text):
+        _refuse(text, "it is a chain for fsspec.open; pass the URL of the object in its store")
     match = _SCHEME.match(text)
     if match is None:
         return _local(text, text.removeprefix("file:"))
