@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 from ioaccel.client.cache import Cache, Url, connect
@@ -23,3 +24,11 @@ def default_cache() -> Cache:
 def open(url: Url) -> BufferedObjectFile:  # noqa: A001  # the public name
     """`Cache.open` of the default cache: IOACCEL_CACHE_DIR, IOACCEL_CACHE_SIZE, ``ioaccel.toml``."""
     return default_cache().open(url)
+
+
+def _after_fork() -> None:
+    global _lock  # noqa: PLW0603  # another thread of the parent may have held it
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support import DataSet, kill_engine, wait_for
+from support import DataSet, kill_engine, run_python, wait_for
 
 import ioaccel
 from ioaccel import Cache
@@ -248,24 +248,37 @@ def test_eight_threads_read_while_children_are_forked(cache: Cache, data: DataSe
     wait_for(lambda: cache.status()["clients"] == 1)
 
 
+FORK_WHILE_CONNECTING = """
+import os, sys, threading, time
+import ioaccel
+from ioaccel.client import default
+def read():
+    with ioaccel.open(sys.argv[1]) as file:
+        print(len(file.read()), flush=True)
+thread = threading.Thread(target=read)
+thread.start()
+while not default._lock.locked():
+    time.sleep(0.001)
+child = os.fork()
+read()
+if child == 0:
+    os._exit(0)
+thread.join()
+assert os.waitpid(child, 0)[1] == 0
+default.default_cache().close()
+"""
+
+
 def test_a_fork_while_the_default_cache_is_being_made(
     s3: SeaweedS3, tmp_path: Path, data: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("IOACCEL_CACHE_DIR", str(tmp_path))
-    monkeypatch.setenv("IOACCEL_CACHE_SIZE", "8MB")
-    for name, variable in (("key", "AWS_ACCESS_KEY_ID"), ("secret", "AWS_SECRET_ACCESS_KEY")):
-        monkeypatch.setenv(variable, s3.storage_options[name])
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
-    url = data.urls[1]
-
-    def read() -> None:
-        with ioaccel.open(url) as file:
-            assert file.read() == data.data(url)
-
-    def in_a_process_of_its_own() -> None:
-        thread = threading.Thread(target=read)
-        thread.start()
-        in_a_fork(read)
-        thread.join()
-
-    in_a_fork(in_a_process_of_its_own)
+    settings = {
+        "IOACCEL_CACHE_DIR": str(tmp_path),
+        "IOACCEL_CACHE_SIZE": "8MB",
+        "AWS_ACCESS_KEY_ID": s3.key,
+        "AWS_SECRET_ACCESS_KEY": s3.secret,
+        "AWS_ENDPOINT_URL": s3.endpoint,
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert run_python(FORK_WHILE_CONNECTING, data.urls[7], seconds=20).split() == ["21000"] * 3
