@@ -39,18 +39,21 @@ IN_FLIGHT = 64
 
 def run(directory: Path | None = None) -> dict[str, Any]:
     """Runs all three and prints their figures; the figures by name."""
-    with tempfile.TemporaryDirectory(prefix="ioaccel-bench-", dir=directory) as scratch:
-        with SeaweedS3(Path(scratch) / "store") as s3:
-            s3.create_bucket(BUCKET)
-            random.seed(1)
-            sizes = [SIZE + random.randint(-SIZE_SPREAD, SIZE_SPREAD) for _ in range(OBJECTS)]
-            s3.put_many(BUCKET, ((f"o/{i:06d}", random.randbytes(n)) for i, n in enumerate(sizes)))
-            urls = [f"s3://{BUCKET}/o/{i:06d}" for i in range(OBJECTS)]
-            figures = cold(Path(scratch), s3, urls)
-            with ioaccel.connect(Path(scratch) / "warm", "2GB", s3.storage_options) as cache:
-                cache.read_many(urls)
-                figures |= read_many(cache, urls, sizes, Path(scratch))
-                figures |= read_4k(cache, urls[0], Path(scratch))
+    with (
+        tempfile.TemporaryDirectory(prefix="ioaccel-bench-", dir=directory) as name,
+        SeaweedS3(Path(name) / "store") as s3,
+    ):
+        scratch = Path(name)
+        s3.create_bucket(BUCKET)
+        random.seed(1)
+        sizes = [SIZE + random.randint(-SIZE_SPREAD, SIZE_SPREAD) for _ in range(OBJECTS)]
+        s3.put_many(BUCKET, ((f"o/{i:06d}", random.randbytes(n)) for i, n in enumerate(sizes)))
+        urls = [f"s3://{BUCKET}/o/{i:06d}" for i in range(OBJECTS)]
+        figures = cold(scratch, s3, urls)
+        with ioaccel.connect(scratch / "warm", "2GB", s3.storage_options) as cache:
+            cache.read_many(urls)
+            figures |= read_many(cache, urls, sizes, scratch)
+            figures |= read_4k(cache, urls[0], scratch)
     return figures
 
 
@@ -144,13 +147,15 @@ def cold(scratch: Path, s3: SeaweedS3, urls: Sequence[str]) -> dict[str, float]:
 
     def ours() -> float:
         nonlocal size
-        with tempfile.TemporaryDirectory(dir=scratch) as directory:
-            with ioaccel.connect(directory, "2GB", s3.storage_options) as cache:
-                engine = int(cache.status()["engine_pid"])
-                before = time.process_time() + cpu_seconds(engine)
-                taken = seconds(lambda: cache.read_many(urls))
-                cpu["ours"].append(time.process_time() + cpu_seconds(engine) - before)
-                size = cache.status()["store_bytes"]
+        with (
+            tempfile.TemporaryDirectory(dir=scratch) as directory,
+            ioaccel.connect(directory, "2GB", s3.storage_options) as cache,
+        ):
+            engine = int(cache.status()["engine_pid"])
+            before = time.process_time() + cpu_seconds(engine)
+            taken = seconds(lambda: cache.read_many(urls))
+            cpu["ours"].append(time.process_time() + cpu_seconds(engine) - before)
+            size = cache.status()["store_bytes"]
         return len(urls) / taken
 
     def bare() -> float:
@@ -166,17 +171,16 @@ def cold(scratch: Path, s3: SeaweedS3, urls: Sequence[str]) -> dict[str, float]:
 
     # Memory that a virtual machine touches for the first time is slow: one round does not count.
     ours(), bare()
-    for figures in cpu.values():
-        figures.clear()
+    for spent in cpu.values():
+        spent.clear()
     mine, theirs = interleaved(COLD_ROUNDS, ours, bare)
     ratio = median_ratio(mine, theirs)
     per_gb = {name: statistics.median(figures) / (size / 1e9) for name, figures in cpu.items()}
-    print(
-        f"cold read_many, {len(urls)} objects       {spread(mine)} objects/s, {per_gb['ours']:.2f} CPU s/GB"
-    )
-    print(
-        f"bare obstore, {IN_FLIGHT} threads           {spread(theirs)} objects/s, {per_gb['obstore']:.2f} CPU s/GB"
-    )
+    for label, figures, cost in (
+        (f"cold read_many, {len(urls)} objects", mine, per_gb["ours"]),
+        (f"bare obstore, {IN_FLIGHT} threads", theirs, per_gb["obstore"]),
+    ):
+        print(f"{label:34} {spread(figures)} objects/s, {cost:.2f} CPU s/GB")
     print(f"cold / obstore                     {ratio:.2f}   (at least 0.75, goal 0.95)\n")
     return {
         "cold_vs_obstore": ratio,

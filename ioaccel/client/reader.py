@@ -384,11 +384,11 @@ def _known_length(extent: wire.Extent, answer: wire.Deferred | wire.Uncached) ->
 
 def _past_end(extent: wire.Extent, size: int) -> RangeError:
     url, offset, length = extent
+    stop = offset + (length or 0)
     return RangeError(
-        f"{url} has {size} bytes, and {offset}..{offset + (length or 0)} does not lie inside; read within its "
-        "size",
+        f"{url} has {size} bytes, and {offset}..{stop} does not lie inside; read within its size",
         url=url,
-        range=(offset, offset + (length or 0)),
+        range=(offset, stop),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,7 @@ def run_engine(
     the directories cannot be served.
     """
     _forget_credentials()
+    _raise_descriptor_limit()
     shards = _open_shards(settings)
     engine = Engine(shards)
     socket_path = Path(settings.directories[0]) / wire.SOCKET
@@ -89,6 +91,13 @@ def _forget_credentials() -> None:
     for name in list(os.environ):
         if name.startswith(("AWS_", "GOOGLE_", "AZURE_")):
             del os.environ[name]
+
+
+def _raise_descriptor_limit() -> None:
+    """A client takes three descriptors, a request to a store one: the usual soft limit of 1024 is too low."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _open_shards(settings: Settings) -> list[Shard]:

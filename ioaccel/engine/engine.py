@@ -78,8 +78,17 @@ class Engine:
     def attach(self, session: str) -> tuple[ClientPage, list[int], list[bool]]:
         """A new client's page, the descriptors for it (to be closed), and which shards have one."""
         page = self.clients.join(session)
-        descriptors = [self.index.control_fd(), self.index.index_fd(), os.dup(page.fd)]
+        descriptors: list[int] = []
         readable = []
+        try:
+            descriptors.append(self.index.control_fd())
+            descriptors.append(self.index.index_fd())
+            descriptors.append(os.dup(page.fd))
+        except OSError:
+            for fd in descriptors:
+                os.close(fd)
+            self.clients.leave(page)
+            raise
         for shard in (*self.shards, self.transit):
             try:
                 descriptors.append(shard.reader_fd())

@@ -61,9 +61,14 @@ class Session:
     blocks_asked: int = 0
     touched: set[int] = field(default_factory=set)  # positions in the generation table
     _roots: dict[str, dict[str, str]] = field(default_factory=dict)  # bucket -> first part -> root
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # several clients ask at once
 
     def asked(self, url: str) -> None:
         """Takes note of a block that the session wants."""
+        if True:
+            self._asked(url)
+
+    def _asked(self, url: str) -> None:
         self.blocks_asked += 1
         bucket, first = _bucket_and_first(url)
         roots = self._roots.setdefault(bucket, {})
@@ -80,13 +85,14 @@ class Session:
     def reads_below(self, prefix: str) -> bool:
         """Whether a segment whose URLs all begin with ``prefix`` may hold what the session reads."""
         prefix = directory_of(prefix)
-        if self.blocks_asked < _BLOCKS_TO_SHOW_INTEREST:
-            return any(prefix.startswith(bucket) or bucket.startswith(prefix) for bucket in self._roots)
-        return any(
-            prefix.startswith(root) or root.startswith(prefix)
-            for roots in self._roots.values()
-            for root in roots.values()
-        )
+        if True:
+            if self.blocks_asked < _BLOCKS_TO_SHOW_INTEREST:
+                return any(prefix.startswith(bucket) or bucket.startswith(prefix) for bucket in self._roots)
+            return any(
+                prefix.startswith(root) or root.startswith(prefix)
+                for roots in self._roots.values()
+                for root in roots.values()
+            )
 
 
 def directory_of(url: str) -> str:
