@@ -60,7 +60,7 @@ lint: .venv/dev.stamp
 
 types: .venv/dev.stamp compile
 	@$(STEP) 'types: mypy' $(BIN)/mypy
-	@$(STEP) 'types: stubs of the core' $(BIN)/python -m mypy.stubtest ioaccel._core
+	@$(STEP) 'types: stubs of the core' $(BIN)/python -m mypy.stubtest ioaccel._core --mypy-config-file pyproject.toml
 
 test-c:
 	@$(STEP) 'test: C, also with sanitizers' $(MAKE) -C tests/c -j$(shell nproc) -O

@@ -62,6 +62,18 @@ fail:;
     return -error;
 }
 
+/* Whether every segment has a place in the generation table. */
+static int shards_fit(const struct ia_control *control)
+{
+    uint64_t first = 0;
+    for (uint32_t i = 0; i < control->shard_count; i++) {
+        if (control->shards[i].first_segment != first)
+            return 0;
+        first += control->shards[i].segment_count;
+    }
+    return first == control->total_segments;
+}
+
 int ia_control_map(int fd, const struct ia_control **control)
 {
     struct stat st;
@@ -73,7 +85,8 @@ int ia_control_map(int fd, const struct ia_control **control)
     if (map == MAP_FAILED)
         return -errno;
     if (map->magic != IA_CONTROL_MAGIC || map->format != IA_FORMAT ||
-        map->shard_count > IA_MAX_SHARDS || ia_control_bytes(map) != (size_t)st.st_size) {
+        map->shard_count > IA_MAX_SHARDS || ia_control_bytes(map) != (size_t)st.st_size ||
+        !shards_fit(map)) {
         munmap(map, (size_t)st.st_size);
         return -EPROTO;
     }
@@ -113,7 +126,12 @@ uint32_t ia_segment_forget(struct ia_control *control, uint32_t shard, uint32_t 
     uint32_t slot = ia_segment_slot(control, shard, segment);
     if (slot == UINT32_MAX)
         return 0;
-    return atomic_fetch_add_explicit(&ia_generations(control)[slot], 1, memory_order_seq_cst) + 1;
+    _Atomic uint32_t *generation = &ia_generations(control)[slot];
+    uint32_t now = atomic_fetch_add_explicit(generation, 1, memory_order_relaxed) + 1;
+    /* Before any byte that is written to the segment from here on: it meets the acquire fence of
+     * ia_still_valid. The addition alone, however it is ordered, does not do that on arm64. */
+    atomic_thread_fence(memory_order_seq_cst);
+    return now;
 }
 
 /* The robust list of the owner thread: a head and one node, both inside the shared page, because
@@ -153,6 +171,8 @@ static void *hold_until_death(void *argument)
 
 int ia_owner_hold(struct ia_control *control)
 {
+    if (atomic_load_explicit(&control->owner, memory_order_relaxed) != 0)
+        return -EALREADY;
     struct hold hold = {.control = control};
     sem_init(&hold.ready, 0, 0);
     sigset_t all, before;
@@ -161,11 +181,19 @@ int ia_owner_hold(struct ia_control *control)
     pthread_t thread;
     int error = pthread_create(&thread, NULL, hold_until_death, &hold);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (error)
+    if (error) {
+        sem_destroy(&hold.ready);
         return -error;
+    }
     while (sem_wait(&hold.ready) < 0 && errno == EINTR)
         ;
     sem_destroy(&hold.ready);
     pthread_detach(thread);
     return -hold.error;
+}
+
+void ia_owner_release(struct ia_control *control)
+{
+    /* What the kernel stores; the thread sleeps on, and is no owner any more when it ends. */
+    atomic_store_explicit(&control->owner, FUTEX_OWNER_DIED, memory_order_seq_cst);
 }

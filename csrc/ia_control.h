@@ -43,8 +43,13 @@ uint64_t ia_current_epoch(const struct ia_control *control);
 
 /* Engine: makes this process the owner until it ends, however it ends. Starts one thread that
  * only sleeps; the kernel marks the word when that thread is gone, before any file lock of the
- * process is released (set_robust_list(2)). To be called once per process. 0 or -errno. */
+ * process is released (set_robust_list(2)). From here on the page must stay mapped: the kernel
+ * looks for the word there. To be called once a page. 0, -EALREADY or -errno. */
 int ia_owner_hold(struct ia_control *control);
+
+/* Engine: gives up, for readers as if the process had ended. To be called before a file lock is let
+ * go of by anything but the end of the process. */
+void ia_owner_release(struct ia_control *control);
 
 /* Engine: forgets all blocks of a segment. Returns the new generation. */
 uint32_t ia_segment_forget(struct ia_control *control, uint32_t shard, uint32_t segment);

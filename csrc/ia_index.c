@@ -147,11 +147,15 @@ void ia_index_unmap(struct ia_index_map *map)
 
 uint64_t ia_index_epoch(const struct ia_index_map *map) { return map->header->epoch; }
 
-/* The slot of `key`: its own if it has one, else NULL. *free_slot (may be NULL) gets the first
- * slot on its way that a writer may take. */
+/* What a writer learns on the way to a key that is not there. */
+struct way {
+    struct ia_slot *vacant; /* the first slot that it may take; NULL if all are live */
+    struct ia_slot *end;    /* the empty slot that ended the probe; NULL if there is none */
+};
+
+/* The slot of `key`, or NULL. `way` may be NULL. */
 static struct ia_slot *probe(const struct ia_index_map *map, const struct ia_control *control,
-                             const uint64_t key[2], struct ia_entry *entry,
-                             struct ia_slot **free_slot)
+                             const uint64_t key[2], struct ia_entry *entry, struct way *way)
 {
     uint64_t position = home(key);
     for (uint64_t step = 0; step <= map->mask; step++) {
@@ -164,14 +168,17 @@ static struct ia_slot *probe(const struct ia_index_map *map, const struct ia_con
             unpack(word, entry);
             return slot;
         }
-        if (free_slot && !*free_slot) {
+        if (way && !way->vacant) {
             struct ia_entry other;
             unpack(word, &other);
-            if (state == IA_EMPTY || !current(control, &other))
-                *free_slot = slot;
+            if (!current(control, &other))
+                way->vacant = slot;
         }
-        if (state == IA_EMPTY)
+        if (state == IA_EMPTY) {
+            if (way)
+                way->end = slot;
             return NULL;
+        }
     }
     return NULL;
 }
@@ -252,11 +259,15 @@ void ia_index_destroy(struct ia_index *index)
     free(index);
 }
 
+/* Above this many slots in use, probes get long: at 7 in 10, they read 2 slots on a hit and 6 on a
+ * miss. */
+static uint64_t most_used(uint64_t capacity) { return capacity / 10 * 7; }
+
 /* Twice as many slots as live entries need, in a new memfd; then the epoch tells the readers. */
 static int grow(struct ia_index *index)
 {
     uint64_t capacity = FIRST_CAPACITY;
-    while (capacity < 4 * (index->total.blocks + 1))
+    while (most_used(capacity) < 2 * index->total.blocks)
         capacity *= 2;
     int fd = -1;
     struct ia_index_map map;
@@ -273,9 +284,9 @@ static int grow(struct ia_index *index)
         unpack(word, &entry);
         if (!current(index->control, &entry))
             continue;
-        struct ia_slot *slot = NULL;
-        probe(&map, index->control, entry.key, &none, &slot);
-        write_slot(slot, &entry);
+        struct way way = {0};
+        probe(&map, index->control, entry.key, &none, &way);
+        write_slot(way.vacant, &entry);
         used++;
     }
     drop_table(index->fd, &index->map);
@@ -284,6 +295,25 @@ static int grow(struct ia_index *index)
     index->used = used;
     atomic_store_explicit(&index->control->index_epoch, epoch, memory_order_release);
     return 0;
+}
+
+/* Empties the dead slots in front of an empty one. No live key stands behind it that they are on
+ * the way to, so no reader misses anything. */
+static void trim(struct ia_index *index, const struct ia_slot *empty)
+{
+    const struct ia_index_map *map = &index->map;
+    for (uint64_t i = (uint64_t)(empty - map->slots) - 1;; i--) {
+        struct ia_slot *slot = &map->slots[i & map->mask];
+        uint64_t word[8];
+        struct ia_entry entry;
+        if (!read_slot(slot, word))
+            return;
+        unpack(word, &entry);
+        if (entry.state == IA_EMPTY || current(index->control, &entry))
+            return;
+        write_slot(slot, &(struct ia_entry){.state = IA_EMPTY});
+        index->used--;
+    }
 }
 
 int ia_index_reader_fd(struct ia_index *index)
@@ -335,36 +365,62 @@ static int same_place(const struct ia_location *a, const struct ia_location *b)
            a->offset == b->offset;
 }
 
-int ia_index_put(struct ia_index *index, const struct ia_entry *entry)
+/* A slot for a key that has none, or NULL if the table is full and cannot grow. */
+static struct ia_slot *take_slot(struct ia_index *index, const uint64_t key[2], struct way way,
+                                 int *error)
 {
-    if (ia_segment_slot(index->control, entry->at.shard, entry->at.segment) == UINT32_MAX)
+    if (way.vacant != way.end) {
+        if (way.end)
+            trim(index, way.end);
+    } else if (index->used >= most_used(index->map.mask + 1)) {
+        *error = grow(index);
+        if (*error && index->used < index->map.mask)
+            *error = 0; /* no memory to grow, but there is room still */
+        if (*error)
+            return NULL;
+        struct ia_entry none;
+        way = (struct way){0};
+        probe(&index->map, index->control, key, &none, &way);
+    }
+    uint64_t word0 = atomic_load_explicit(&way.vacant->word[0], memory_order_relaxed);
+    index->used += state_of(word0) == IA_EMPTY;
+    return way.vacant;
+}
+
+static int publish(struct ia_index *index, const struct ia_entry *entry, int recovered)
+{
+    if (ia_segment_slot(index->control, entry->at.shard, entry->at.segment) == UINT32_MAX ||
+        (entry->state != IA_LIVE && entry->state != IA_UNVERIFIED))
         return -EINVAL;
     int error = 0;
     pthread_mutex_lock(&index->mutex);
     struct ia_entry before;
-    struct ia_slot *empty = NULL;
-    struct ia_slot *slot = probe(&index->map, index->control, entry->key, &before, &empty);
-    if (!slot && index->used >= (index->map.mask + 1) / 10 * 7) {
-        error = grow(index);
-        if (error && index->used < index->map.mask)
-            error = 0; /* no memory to grow, but there is room still */
-        empty = NULL;
-        slot = probe(&index->map, index->control, entry->key, &before, &empty);
-    }
-    if (slot && current(index->control, &before))
-        count_out(index, &before);
-    if (!slot && !error) {
-        slot = empty;
-        if (state_of(atomic_load_explicit(&slot->word[0], memory_order_relaxed)) == IA_EMPTY)
-            index->used++;
-    }
-    if (slot && !error) {
-        write_slot(slot, entry);
-        if (current(index->control, entry))
-            count_in(index, entry);
+    struct way way = {0};
+    struct ia_slot *slot = probe(&index->map, index->control, entry->key, &before, &way);
+    int replaces = slot && current(index->control, &before);
+    if (!(recovered && replaces && before.checked_ms > entry->checked_ms)) {
+        if (replaces)
+            count_out(index, &before);
+        if (!slot)
+            slot = take_slot(index, entry->key, way, &error);
+        if (slot) {
+            write_slot(slot, entry);
+            if (current(index->control, entry))
+                count_in(index, entry);
+        }
     }
     pthread_mutex_unlock(&index->mutex);
     return error;
+}
+
+int ia_index_put(struct ia_index *index, const struct ia_entry *entry)
+{
+    return publish(index, entry, 0);
+}
+
+int ia_index_recover(struct ia_index *index, const struct ia_entry *entry)
+{
+    return publish(index, entry, 1);
 }
 
 int ia_index_remove(struct ia_index *index, const uint64_t key[2], const struct ia_location *at)

@@ -3,7 +3,10 @@
  *
  * Open addressing with linear probing over 64-byte slots. Each slot has a sequence lock, so a
  * reader takes no lock and sees either the old entry or the new one. A slot whose segment has
- * moved to another generation is dead without being touched. There is at most one slot a key. */
+ * moved to another generation is dead without being touched. There is at most one slot a key.
+ *
+ * Dead slots are used again, and emptied where that ends no probe too early; so the table grows
+ * with the number of live entries, and not with the number of those there have been. */
 #ifndef IA_INDEX_H
 #define IA_INDEX_H
 
@@ -34,8 +37,13 @@ int ia_index_reader_fd(struct ia_index *index);
 
 int ia_index_get(struct ia_index *index, const uint64_t key[2], struct ia_entry *entry);
 
-/* Publishes an entry, replacing what stood under its key. 0 or -errno (no memory to grow). */
+/* Publishes an entry, replacing what stood under its key. 0, -EINVAL (no such segment, or a state
+ * that nobody publishes) or -errno (no memory to grow). */
 int ia_index_put(struct ia_index *index, const struct ia_entry *entry);
+
+/* The same for an entry found on disk, unless one that was checked later stands under its key:
+ * copies of one block may lie in several segments, and shards are recovered all at once. */
+int ia_index_recover(struct ia_index *index, const struct ia_entry *entry);
 
 /* Removes the entry of `key`, if it still stands at `at` (NULL: wherever it stands).
  * 1: removed. 0: there was none. */

@@ -287,7 +287,8 @@ void ia_account(const struct ia_view *view, const struct ia_piece *pieces, uint3
     if (!page)
         return;
     uint64_t hits = 0, hit_bytes = 0, miss_bytes = 0;
-    uint8_t *touched = (uint8_t *)page + IA_CLIENT_PAGE_SIZE;
+    /* Atomic for the threads of this client; read first, because most are marked already. */
+    _Atomic uint8_t *touched = (_Atomic uint8_t *)((char *)page + IA_CLIENT_PAGE_SIZE);
     for (uint32_t i = 0; i < count; i++) {
         if (pieces[i].at.from_store) {
             miss_bytes += pieces[i].length;
@@ -296,8 +297,9 @@ void ia_account(const struct ia_view *view, const struct ia_piece *pieces, uint3
             hit_bytes += pieces[i].length;
         }
         uint32_t slot = ia_segment_slot(view->control, pieces[i].at.shard, pieces[i].at.segment);
-        if (slot < page->segment_count && !touched[slot])
-            touched[slot] = 1;
+        if (slot < page->segment_count &&
+            !atomic_load_explicit(&touched[slot], memory_order_relaxed))
+            atomic_store_explicit(&touched[slot], 1, memory_order_relaxed);
     }
     atomic_fetch_add_explicit(&page->counter[IA_HITS], hits, memory_order_relaxed);
     atomic_fetch_add_explicit(&page->counter[IA_HIT_BYTES], hit_bytes, memory_order_relaxed);

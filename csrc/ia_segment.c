@@ -21,10 +21,13 @@ static uint32_t header_length(uint32_t url_len, uint32_t version_len)
     return round_up((uint32_t)sizeof(struct ia_block_header) + url_len + version_len, 8);
 }
 
-static uint32_t data_length(uint32_t length)
+/* The data, padded, and its CRCs. */
+static uint32_t stored_length(uint32_t length)
 {
-    return round_up(round_up(length, 4) + 4 * crc_count(length), 8);
+    return round_up(length, 4) + 4 * crc_count(length);
 }
+
+static uint32_t data_length(uint32_t length) { return round_up(stored_length(length), 8); }
 
 uint64_t ia_version_hash(const char *version, size_t len)
 {
@@ -36,6 +39,8 @@ uint64_t ia_version_hash(const char *version, size_t len)
 
 uint64_t ia_block_footprint(uint32_t url_len, uint32_t version_len, uint32_t length)
 {
+    if (url_len > IA_MAX_URL || version_len > IA_MAX_VERSION || length > IA_BLOCK_SIZE)
+        return UINT64_MAX;
     return (uint64_t)header_length(url_len, version_len) + data_length(length);
 }
 
@@ -72,6 +77,10 @@ static uint32_t block_header_crc(const struct ia_block_header *header)
 
 /* ---- writing ----------------------------------------------------------------------------- */
 
+/* Stands behind the last header, where there is room for another: whatever the disk held there, a
+ * header of an earlier life or data made to look like one, the run ends here. */
+static const uint8_t END_OF_RUN[8];
+
 struct ia_writer {
     struct ia_extent at;
     pthread_mutex_t mutex;
@@ -82,15 +91,25 @@ struct ia_writer {
     struct ia_segment_header header;
 };
 
-static int write_segment_header(struct ia_writer *writer)
+static int write_segment_header(struct ia_extent at, struct ia_segment_header *header)
 {
-    writer->header.crc = segment_header_crc(&writer->header);
-    return ia_pwrite_all(writer->at.fd, &writer->header, sizeof writer->header,
-                         (off_t)writer->at.start);
+    header->crc = segment_header_crc(header);
+    return ia_pwrite_all(at.fd, header, sizeof *header, (off_t)at.start);
+}
+
+/* Writes what belongs at writer->head, and the end of the run behind it. */
+static int write_run(struct ia_writer *writer, void *header, uint32_t length)
+{
+    uint32_t room = writer->tail - writer->head - length;
+    uint32_t end = room < sizeof END_OF_RUN ? room : sizeof END_OF_RUN;
+    struct iovec parts[2] = {{header, length}, {(void *)END_OF_RUN, end}};
+    return ia_pwritev_all(writer->at.fd, parts, 2, (off_t)(writer->at.start + writer->head));
 }
 
 int ia_writer_open(struct ia_extent at, uint64_t sequence, struct ia_writer **out)
 {
+    if (at.size < IA_SEGMENT_HEADER_SIZE)
+        return -EINVAL;
     struct ia_writer *writer = calloc(1, sizeof *writer);
     if (!writer)
         return -ENOMEM;
@@ -100,7 +119,9 @@ int ia_writer_open(struct ia_extent at, uint64_t sequence, struct ia_writer **ou
     writer->header.magic = IA_SEGMENT_MAGIC;
     writer->header.format = IA_FORMAT;
     writer->header.sequence = sequence;
-    int error = write_segment_header(writer);
+    int error = write_segment_header(at, &writer->header);
+    if (!error)
+        error = write_run(writer, NULL, 0);
     if (error) {
         free(writer);
         return error;
@@ -138,22 +159,26 @@ uint32_t ia_writer_prefix(struct ia_writer *writer, char prefix[IA_SEGMENT_HEADE
 /* Shortens the segment's prefix to what it shares with `url`; the caller holds the mutex. */
 static int narrow_prefix(struct ia_writer *writer, const char *url, uint32_t url_len)
 {
-    struct ia_segment_header *header = &writer->header;
+    struct ia_segment_header header = writer->header; /* stays as it is if the write fails */
     uint32_t length = 0;
     if (!writer->started) {
-        length = url_len < sizeof header->prefix ? url_len : (uint32_t)sizeof header->prefix;
-        memcpy(header->prefix, url, length);
-        writer->started = 1;
+        length = url_len < sizeof header.prefix ? url_len : (uint32_t)sizeof header.prefix;
+        memcpy(header.prefix, url, length);
     } else {
-        uint32_t most = url_len < header->prefix_len ? url_len : header->prefix_len;
-        while (length < most && header->prefix[length] == (uint8_t)url[length])
+        uint32_t most = url_len < header.prefix_len ? url_len : header.prefix_len;
+        while (length < most && header.prefix[length] == (uint8_t)url[length])
             length++;
-        if (length == header->prefix_len)
+        if (length == header.prefix_len)
             return 0;
-        memset(header->prefix + length, 0, header->prefix_len - length);
+        memset(header.prefix + length, 0, header.prefix_len - length);
     }
-    header->prefix_len = length;
-    return write_segment_header(writer);
+    header.prefix_len = length;
+    int error = write_segment_header(writer->at, &header);
+    if (!error) {
+        writer->header = header;
+        writer->started = 1;
+    }
+    return error;
 }
 
 static int write_block_header(struct ia_writer *writer, const struct ia_block *block,
@@ -180,7 +205,7 @@ static int write_block_header(struct ia_writer *writer, const struct ia_block *b
     memcpy(buffer + sizeof *header, block->url, block->url_len);
     memcpy(buffer + sizeof *header + block->url_len, block->version, block->version_len);
     header->crc = block_header_crc(header);
-    return ia_pwrite_all(writer->at.fd, buffer, length, (off_t)(writer->at.start + writer->head));
+    return write_run(writer, buffer, length);
 }
 
 static int write_data(struct ia_writer *writer, const struct ia_block *block, const void *data)
@@ -234,6 +259,8 @@ int ia_writer_append(struct ia_writer *writer, struct ia_block *block, const voi
 
 int ia_segment_probe(struct ia_extent at, struct ia_segment_header *header)
 {
+    if (at.size < IA_SEGMENT_HEADER_SIZE)
+        return -EINVAL;
     ssize_t got = ia_pread_some(at.fd, header, sizeof *header, (off_t)at.start);
     if (got < 0)
         return (int)got;
@@ -242,17 +269,18 @@ int ia_segment_probe(struct ia_extent at, struct ia_segment_header *header)
            header->crc == segment_header_crc(header);
 }
 
-/* Whether the bytes at `header` are a sound block header of this segment; `left` are readable. */
+/* Whether the bytes at `header` are a sound block header of this segment; `left` are readable. It
+ * stands at `head`, and the data of the blocks before it begins at `tail`. */
 static int sound(const struct ia_block_header *header, size_t left, struct ia_extent at,
-                 uint64_t sequence)
+                 uint64_t sequence, uint32_t head, uint32_t tail)
 {
     return left >= sizeof *header && header->magic == IA_BLOCK_MAGIC &&
            header->format == IA_FORMAT && header->segment_sequence == sequence &&
            header->header_len <= left && header->url_len <= IA_MAX_URL &&
            header->version_len <= IA_MAX_VERSION &&
            header->header_len == header_length(header->url_len, header->version_len) &&
-           header->length <= IA_BLOCK_SIZE &&
-           header->data_offset >= IA_SEGMENT_HEADER_SIZE &&
+           header->length <= IA_BLOCK_SIZE && head + header->header_len <= tail &&
+           head + header->header_len <= header->data_offset &&
            (uint64_t)header->data_offset + data_length(header->length) <= at.size &&
            header->crc == block_header_crc(header);
 }
@@ -271,16 +299,17 @@ int ia_segment_walk(struct ia_extent at, ia_visit visit, void *context)
 
     int result = 0;
     uint32_t head = IA_SEGMENT_HEADER_SIZE; /* of the next header */
+    uint32_t tail = at.size;                /* of the data */
     uint32_t from = head;                   /* where the window begins */
     size_t filled = 0;
     for (;;) {
         const struct ia_block_header *header =
             (const struct ia_block_header *)(window + (head - from));
         size_t left = filled - (head - from);
-        if (!sound(header, left, at, segment.sequence)) {
+        if (!sound(header, left, at, segment.sequence, head, tail)) {
             if (from == head && filled)
                 break; /* a full window begins here, and still there is no header */
-            uint32_t rest = at.size - head;
+            uint32_t rest = tail - head;
             ssize_t got =
                 ia_pread_some(at.fd, window, rest < WINDOW ? rest : WINDOW, (off_t)(at.start + head));
             if (got <= 0) {
@@ -309,40 +338,41 @@ int ia_segment_walk(struct ia_extent at, ia_visit visit, void *context)
         if (result)
             break;
         head += header->header_len;
+        if (header->data_offset < tail)
+            tail = header->data_offset;
     }
     free(window);
     return result;
 }
 
 struct search {
+    struct ia_extent at;
     const uint64_t *key;
-    uint32_t found;
+    int found;
 };
 
-static int remember_last(void *context, const struct ia_block *block, uint32_t header_offset)
+static int kill_if_found(void *context, const struct ia_block *block, uint32_t header_offset)
 {
+    static const uint16_t dead = 1;
     struct search *search = context;
-    if (!block->dead && block->key[0] == search->key[0] && block->key[1] == search->key[1])
-        search->found = header_offset;
-    return 0;
+    if (block->dead || block->key[0] != search->key[0] || block->key[1] != search->key[1])
+        return 0;
+    search->found = 1;
+    uint64_t field = header_offset + offsetof(struct ia_block_header, dead);
+    return ia_pwrite_all(search->at.fd, &dead, sizeof dead, (off_t)(search->at.start + field));
 }
 
 int ia_segment_kill(struct ia_extent at, const uint64_t key[2])
 {
-    struct search search = {key, 0};
-    int error = ia_segment_walk(at, remember_last, &search);
-    if (error || !search.found)
-        return error;
-    const uint16_t dead = 1;
-    error = ia_pwrite_all(at.fd, &dead, sizeof dead,
-                          (off_t)(at.start + search.found + offsetof(struct ia_block_header, dead)));
-    return error ? error : 1;
+    struct search search = {at, key, 0};
+    int error = ia_segment_walk(at, kill_if_found, &search);
+    return error ? error : search.found;
 }
 
 int ia_block_verify(struct ia_extent at, const uint64_t key[2], uint64_t version,
                     uint32_t data_offset, uint32_t length)
 {
-    uint32_t bytes = data_length(length);
+    uint32_t bytes = stored_length(length);
     if (length > IA_BLOCK_SIZE || (uint64_t)data_offset + bytes > at.size)
         return 0;
     if (length == 0)

@@ -6,7 +6,8 @@
 
 #include "ia_layout.h"
 
-/* Where a segment stands. The descriptor is borrowed. */
+/* Where a segment stands. The descriptor is borrowed. Functions that take one answer -EINVAL if not
+ * even a segment header fits. */
 struct ia_extent {
     int fd;
     uint32_t size;  /* bytes */
@@ -32,7 +33,8 @@ struct ia_block {
 /* What the index keeps of a version string. */
 uint64_t ia_version_hash(const char *version, size_t len);
 
-/* Bytes that a block takes in a segment: header, data, CRCs, padding. */
+/* Bytes that a block takes in a segment: header, data, CRCs, padding; UINT64_MAX if it is too long
+ * for any. */
 uint64_t ia_block_footprint(uint32_t url_len, uint32_t version_len, uint32_t length);
 
 /* ---- writing ----------------------------------------------------------------------------- */
@@ -41,8 +43,8 @@ struct ia_writer; /* one open segment */
 
 enum { IA_SEGMENT_FULL = 1 };
 
-/* Starts a segment: writes its header with `sequence`, which ends whatever run of block headers
- * stood there. The caller has bumped the segment's generation. 0 or -errno. */
+/* Starts a segment: writes its header with `sequence` and ends whatever run of block headers stood
+ * there. The caller has bumped the segment's generation. 0 or -errno. */
 int ia_writer_open(struct ia_extent at, uint64_t sequence, struct ia_writer **writer);
 
 /* Goes on with a segment that an engine left: finds where its headers end and its data begins.
@@ -70,12 +72,13 @@ int ia_segment_probe(struct ia_extent at, struct ia_segment_header *header);
 
 /* Calls visit(context, block, header_offset) for every block header of the segment, in the order
  * of publication, dead ones too; a visit that returns non-zero ends the walk with that value.
+ * Whatever the disk holds, headers and data do not overlap, and both lie within the segment.
  * Reads the run of headers and nothing else. 0, what visit returned, or -errno. */
 typedef int (*ia_visit)(void *context, const struct ia_block *block, uint32_t header_offset);
 int ia_segment_walk(struct ia_extent at, ia_visit visit, void *context);
 
-/* Marks the newest live header of `key` dead on disk, so that a restart does not bring it back.
- * 1: marked. 0: none found. -errno. */
+/* Marks every header of `key` dead on disk, so that a restart does not bring it back. The segment
+ * must not be reused meanwhile. 1: marked. 0: none found. -errno. */
 int ia_segment_kill(struct ia_extent at, const uint64_t key[2]);
 
 /* Reads a block and checks its CRCs. 1: sound. 0: corrupt. -errno. */

@@ -241,7 +241,7 @@ def split_size(size: Any, directories: Sequence[str]) -> list[int | None]:
     return [max(1, int(parsed * share / sum(shares))) for share in shares]
 
 
-def _bytes_of(parsed: float, total: float) -> int:
+def _bytes_of(parsed: int | float, total: float) -> int:  # noqa: PYI041  # mypy tells them apart
     if isinstance(parsed, float):
         return max(1, int(parsed * total))
     if parsed > total:

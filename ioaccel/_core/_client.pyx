@@ -1,3 +1,4 @@
+# cython: auto_pickle=False
 """The reader's half of the core: views, batches and their buffers. Used by clients.
 
 The way of a batch: a ``Request`` hashes the URLs and looks the blocks up; what is missing is asked
@@ -7,6 +8,7 @@ GIL released. Nothing here talks to the engine.
 
 from cpython.buffer cimport PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer, PyBUF_WRITABLE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.number cimport PyNumber_Index
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.errno cimport ESTALE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -25,6 +27,9 @@ cdef extern from "sys/mman.h" nogil:
     int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MADV_HUGEPAGE
     void *MAP_FAILED
 
+cdef extern from "Python.h":
+    size_t PY_SSIZE_T_MAX
+
 BLOCK_SIZE = IA_BLOCK_SIZE
 HIT = IA_HIT
 MISS = IA_MISS
@@ -42,6 +47,7 @@ cdef enum:
     SPARES = 4
     SPARE_BYTES = 64 << 20
     HUGE_PAGE = 2 << 20
+    SMALL = 64 << 10  # up to here a huge page would be waste
 
 cdef (void *)[SPARES] spare_address
 cdef size_t[SPARES] spare_size
@@ -58,7 +64,12 @@ cdef class Buffer:
     cdef readonly size_t size
 
     def __cinit__(self, size_t size):
-        cdef size_t want = (max(size, 1) + HUGE_PAGE - 1) // HUGE_PAGE * HUGE_PAGE if size > 65536 else 65536
+        cdef size_t want = SMALL
+        cdef int i
+        if size > PY_SSIZE_T_MAX - HUGE_PAGE:
+            raise MemoryError(f"{size} bytes for a batch")
+        if size > SMALL:
+            want = (size + HUGE_PAGE - 1) & ~(<size_t>HUGE_PAGE - 1)
         self.size = size
         for i in range(SPARES):
             if spare_address[i] != NULL and want <= spare_size[i] <= 4 * want:
@@ -74,6 +85,7 @@ cdef class Buffer:
             madvise(self.address, want, MADV_HUGEPAGE)
 
     def __dealloc__(self):
+        cdef int i
         if self.address == NULL:
             return
         if self.capacity <= SPARE_BYTES:
@@ -152,8 +164,16 @@ cdef int check(int result, str what) except -1:
     return result
 
 
-cdef enum:
-    MAX_INDEXES = 40  # doubling from 4 MiB, more than any address space holds
+cdef class _IndexMap:
+    """A mapped index. Who reads it without the GIL holds a reference."""
+
+    cdef ia_index_map *map
+
+    def __cinit__(self, int fd):
+        check(ia_index_map_fd(fd, &self.map), "the engine's index")
+
+    def __dealloc__(self):
+        ia_index_unmap(self.map)
 
 
 cdef class View:
@@ -163,49 +183,43 @@ cdef class View:
     """
 
     cdef ia_view view
-    cdef (ia_index_map *)[MAX_INDEXES] indexes  # the last one is current
-    cdef int index_count
+    cdef _IndexMap index  # what view.index points to
 
-    def __cinit__(self, int control, int index, int page, shards):
-        for i in range(64):
+    def __cinit__(self, int control, int index, int page, list shards not None):
+        cdef int i
+        for i in range(IA_MAX_SHARDS):
             self.view.fd[i] = -1
-        if len(shards) > 64:
-            raise ValueError(f"{len(shards)} shards: at most 64")
-        for i, fd in enumerate(shards):
-            self.view.fd[i] = fd
         try:
+            if len(shards) > IA_MAX_SHARDS:
+                for fd in shards:
+                    close(fd)
+                raise ValueError(f"{len(shards)} shards: at most {IA_MAX_SHARDS}")
+            for i in range(len(shards)):
+                self.view.fd[i] = shards[i]
             check(ia_control_map(control, &self.view.control), "the engine's control page")
             check(ia_client_page_map(page, &self.view.page), "the client's page")
-            self.remap(index)
+            self.index = _IndexMap(index)
+            self.view.index = self.index.map
         finally:
-            os.close(control)
-            os.close(page)
+            close(control)
+            close(index)
+            close(page)
 
     def __dealloc__(self):
-        for i in range(64):
+        cdef int i
+        for i in range(IA_MAX_SHARDS):
             if self.view.fd[i] >= 0:
                 close(self.view.fd[i])  # not os.close: at the end of the interpreter there is no os
-        for i in range(self.index_count):
-            ia_index_unmap(self.indexes[i])
         ia_client_page_unmap(self.view.page)
         ia_control_unmap(self.view.control)
 
     def remap(self, int index):
-        """Goes over to the engine's new index, and takes ownership of its descriptor.
-
-        Other threads may be reading the old one, so it stays mapped until the view goes; each is at
-        most half as large as the next.
-        """
-        cdef ia_index_map *fresh = NULL
+        """Goes over to the engine's new index, and takes ownership of its descriptor."""
         try:
-            if self.index_count == MAX_INDEXES:
-                raise OSError(f"more than {MAX_INDEXES} indexes of one engine")
-            check(ia_index_map_fd(index, &fresh), "the engine's index")
+            self.index = _IndexMap(index)
+            self.view.index = self.index.map
         finally:
-            os.close(index)
-        self.indexes[self.index_count] = fresh
-        self.index_count += 1
-        self.view.index = fresh
+            close(index)
 
     @property
     def alive(self):
@@ -221,6 +235,36 @@ cdef class View:
     def add_direct(self, uint64_t count):
         """Counts bytes that this client read from the source itself."""
         ia_client_page_add(self.view.page, IA_DIRECT_BYTES, count)
+
+
+# Up to so many extents are looked up with the GIL held: that takes 25 us at most, and who lets go of
+# it gets it back after 5 ms if another thread computes.
+cdef enum:
+    FEW_EXTENTS = 128
+
+
+cdef uint32_t resolve_all(const ia_view *view, ia_want *wants, uint32_t count, uint64_t oldest_ms,
+                          ia_pieces *pieces) noexcept nogil:
+    """Resolves every extent whose status is not ``IA_MISS`` already; how many are missing."""
+    cdef uint32_t i, missing = 0
+    for i in range(count):
+        if wants[i].status == IA_HIT:
+            ia_resolve(view, &wants[i], i, oldest_ms, pieces)
+        missing += wants[i].status != IA_HIT
+    return missing
+
+
+cdef uint32_t look_up(View view, ia_want *wants, uint32_t count, uint64_t oldest_ms,
+                      ia_pieces *pieces) noexcept:
+    cdef ia_view now
+    cdef _IndexMap _kept  # until this has returned, whoever remaps meanwhile
+    cdef uint32_t missing
+    if count <= FEW_EXTENTS:
+        return resolve_all(&view.view, wants, count, oldest_ms, pieces)
+    now, _kept = view.view, view.index
+    with nogil:
+        missing = resolve_all(&now, wants, count, oldest_ms, pieces)
+    return missing
 
 
 cdef int copy_now(View view, ia_pieces *pieces, uint32_t threads) noexcept nogil:
@@ -245,7 +289,7 @@ def read(View view not None, Keyring ring not None, str url not None, uint64_t o
     cdef bytes result
     cdef uint8_t *to
     cdef int status
-    memset(&want, 0, sizeof(want))
+    memset(&want, 0, sizeof(want))  # its status, too: IA_HIT
     memset(&pieces, 0, sizeof(pieces))
     want.offset = offset
     want.version = version
@@ -253,10 +297,9 @@ def read(View view not None, Keyring ring not None, str url not None, uint64_t o
     if not ring.find(text, url_len, want.key):
         return MISS
     try:
-        with nogil:
-            status = ia_resolve(&view.view, &want, 0, oldest_ms, &pieces)
-        if check(status, url) != IA_HIT:
-            return status
+        look_up(view, &want, 1, oldest_ms, &pieces)
+        if check(want.status, url) != IA_HIT:
+            return want.status
         result = PyBytes_FromStringAndSize(NULL, want.length)
         to = <uint8_t *>PyBytes_AS_STRING(result)
         with nogil:
@@ -285,13 +328,13 @@ def read_into(View view not None, Keyring ring not None, str url not None, uint6
     PyObject_GetBuffer(target, &buffer, PyBUF_WRITABLE)
     want.length = buffer.len
     try:
+        look_up(view, &want, 1, oldest_ms, &pieces)
+        if check(want.status, url) != IA_HIT:
+            return want.status
         with nogil:
-            status = ia_resolve(&view.view, &want, 0, oldest_ms, &pieces)
-            if status == IA_HIT:
-                ia_place(&want, 1, &pieces, <uint8_t *>buffer.buf)
-                if copy_now(view, &pieces, 1) != 0:
-                    status = IA_MISS
-        return check(status, url)
+            ia_place(&want, 1, &pieces, <uint8_t *>buffer.buf)
+            status = copy_now(view, &pieces, 1)
+        return IA_HIT if status == 0 else IA_MISS
     finally:
         ia_pieces_free(&pieces)
         PyBuffer_Release(&buffer)
@@ -324,10 +367,11 @@ cdef class Request:
         cdef Py_ssize_t length
         cdef const char *text
         cdef ia_want *want
-        cdef list items = extents if type(extents) is list else list(extents)
+        cdef uint32_t i
+        cdef list items = list(extents)  # the caller's may change while `canonical` runs
         self.count = <uint32_t>len(items)
         self.pinned = version
-        self.urls = [None] * self.count
+        self.urls = items
         self.unreadable = []
         self.wants = <ia_want *>calloc(self.count + 1, sizeof(ia_want))
         self.asked = <uint64_t *>calloc(self.count + 1, sizeof(uint64_t))
@@ -348,7 +392,7 @@ cdef class Request:
                 text = PyUnicode_AsUTF8AndSize(item, &length)
                 if not ring.find(text, length, want.key):
                     raise ValueError(f"unknown URL scheme: {item}")
-            self.urls[i] = item
+            items[i] = item
             self.asked[i] = want.length
             want.status = IA_MISS
 
@@ -363,99 +407,126 @@ cdef class Request:
         url, offset, length = item
         if offset < 0 or (length is not None and length < 0):
             raise ValueError(f"offset and length cannot be negative: {item!r}")
-        want.offset = offset
+        want.offset = PyNumber_Index(offset)  # 1.5 is no offset
         if length is not None:
-            want.length = length
+            want.length = PyNumber_Index(length)
         return url
+
+    cdef ia_want *_want(self, uint32_t i) except NULL:
+        if i >= self.count:
+            raise IndexError(f"extent {i} of a batch of {self.count}")
+        return &self.wants[i]
 
     def __len__(self):
         return self.count
 
     def lookup(self, View view not None, uint64_t oldest_ms, unreadable=()):
         """Looks every extent up, but those that a disk could not give; how many are missing."""
-        cdef uint32_t missing = 0
         cdef uint32_t i
         self.view = view
         self.pieces.count = 0
         for i in range(self.count):
+            self.wants[i].length = self.asked[i]
+            self.wants[i].version = self.pinned
             self.wants[i].status = IA_HIT
         for i in unreadable:
-            self.wants[i].status = IA_MISS
-        with nogil:
-            for i in range(self.count):
-                self.wants[i].length = self.asked[i]
-                self.wants[i].version = self.pinned
-                if self.wants[i].status == IA_HIT:
-                    ia_resolve(&self.view.view, &self.wants[i], i, oldest_ms, &self.pieces)
-                missing += self.wants[i].status != IA_HIT
-        return missing
+            self._want(i).status = IA_MISS
+        return look_up(view, self.wants, self.count, oldest_ms, &self.pieces)
 
     def unresolve(self):
         """Forgets which versions were found: the extents are read in another way."""
+        cdef uint32_t i
         for i in range(self.count):
             self.wants[i].version = self.pinned
 
     def skip(self, uint32_t i):
         """Leaves extent ``i`` out: no bytes of it are copied."""
-        self.wants[i].status = IA_HIT
-        self.wants[i].piece_count = 0
-        self.wants[i].length = 0
+        cdef ia_want *want = self._want(i)
+        want.status = IA_HIT
+        want.piece_count = 0
+        want.length = 0
 
     def extents(self):
         """``(url, offset, length or None)`` of every extent, with canonical URLs."""
+        cdef uint32_t i
         return [(self.urls[i], self.wants[i].offset, None if self.asked[i] == TO_END else self.asked[i])
                 for i in range(self.count)]
 
     def missing(self):
         """The positions of the extents that are not resolved."""
+        cdef uint32_t i
         return [i for i in range(self.count) if self.wants[i].status != IA_HIT]
 
     def object_size(self, uint32_t i):
         """The size of the object that resolved extent ``i`` is of."""
-        return self.wants[i].object_size
+        return self._want(i).object_size
 
     def version(self, uint32_t i):
         """The hash of the version that resolved extent ``i`` is of."""
-        return self.wants[i].version
+        return self._want(i).version
 
     def resolve(self, uint32_t i, uint64_t object_size, uint64_t version, bytes locations not None):
         """Resolves extent ``i`` from the engine's answer; HIT or PAST_END."""
-        cdef ia_want *want = &self.wants[i]
-        if i >= self.count or len(locations) % sizeof(ia_location):
-            raise ValueError(f"extent {i}: not an answer of the engine")
+        cdef ia_want *want = self._want(i)
+        if self.view is None or len(locations) % sizeof(ia_location):
+            raise ValueError(f"extent {i}: not looked up, or not an answer of the engine")
         want.object_size = object_size
         want.version = version
         want.length = self.asked[i]
         return check(ia_resolve_at(&self.view.view, want, i,
                                    <const ia_location *>PyBytes_AS_STRING(locations),
-                                   len(locations) // sizeof(ia_location), &self.pieces),
+                                   <uint32_t>(len(locations) // sizeof(ia_location)), &self.pieces),
                      self.urls[i])
 
-    def offsets(self, int64_t[::1] out):
-        """Writes where each extent begins in the batch, and the total, into ``out`` (count + 1)."""
+    cdef int64_t _lay_out(self, int64_t *begins) except -1:
+        """Where each extent begins in the batch, if ``begins`` is not NULL; the size of all."""
         cdef int64_t at = 0
         cdef uint32_t i
         for i in range(self.count):
-            out[i] = at
+            if self.wants[i].status != IA_HIT:
+                raise ValueError(f"extent {i} is not resolved")
+            if begins != NULL:
+                begins[i] = at
             at += self.wants[i].length
-        out[self.count] = at
+        if begins != NULL:
+            begins[self.count] = at
         return at
 
-    def copy(self, uint8_t[::1] target, uint32_t threads):
+    def offsets(self, out):
+        """Writes where each extent begins in the batch, and the total, into ``out``: int64, count + 1
+        of them. Returns the total."""
+        cdef Py_buffer view
+        PyObject_GetBuffer(out, &view, PyBUF_WRITABLE)
+        try:
+            if view.len != <Py_ssize_t>((self.count + 1) * sizeof(int64_t)):
+                raise ValueError(f"{view.len} bytes for {self.count} + 1 offsets")
+            return self._lay_out(<int64_t *>view.buf)
+        finally:
+            PyBuffer_Release(&view)
+
+    def copy(self, target, uint32_t threads):
         """Copies every extent into ``target``, back to back; whether every byte is right.
 
         If not (a segment was reused meanwhile, a disk failed), look up again; ``unreadable`` then
         tells which extents no disk could give.
         """
-        cdef uint32_t failed, i
-        cdef uint32_t helpers = 1 + <uint32_t>(target.shape[0] // BYTES_A_THREAD)
-        cdef uint8_t *to = &target[0] if target.shape[0] else NULL
-        with nogil:
-            ia_place(self.wants, self.count, &self.pieces, to)
-            failed = ia_copy(&self.view.view, self.pieces.piece, self.pieces.count,
-                             min(helpers, threads))
-            if failed == 0:
-                ia_account(&self.view.view, self.pieces.piece, self.pieces.count)
+        cdef Py_buffer view
+        cdef uint32_t failed, helpers, i
+        if self.view is None:
+            raise ValueError("the batch was not looked up")
+        PyObject_GetBuffer(target, &view, PyBUF_WRITABLE)
+        try:
+            if self._lay_out(NULL) > view.len:
+                raise ValueError(f"{view.len} bytes do not hold the batch")
+            helpers = 1 + <uint32_t>(view.len // BYTES_A_THREAD)
+            with nogil:
+                ia_place(self.wants, self.count, &self.pieces, <uint8_t *>view.buf)
+                failed = ia_copy(&self.view.view, self.pieces.piece, self.pieces.count,
+                                 min(helpers, threads))
+                if failed == 0:
+                    ia_account(&self.view.view, self.pieces.piece, self.pieces.count)
+        finally:
+            PyBuffer_Release(&view)
         if failed == 0:
             return True
         self.unreadable = sorted({self.pieces.piece[i].want for i in range(self.pieces.count)

@@ -1,3 +1,4 @@
+# cython: auto_pickle=False
 """The writer's half of the core: the index, the segments, recovery. Used by the engine alone.
 
 Keys are 16 bytes; locations are the 24 bytes of ``struct ia_location``, ready for the wire.
@@ -6,8 +7,11 @@ Every OSError is the exact subclass for its errno.
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.errno cimport ENOMEM
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
+from posix.unistd cimport close, getpid
 
 import os
 
@@ -79,11 +83,13 @@ cdef class Index:
     cdef ia_control *control
     cdef ia_index *index
     cdef int _control_fd
+    cdef int holder  # the process that holds the page, or 0
 
     def __cinit__(self, segment_counts, segment_sizes):
-        cdef uint32_t[64] counts
-        cdef uint64_t[64] sizes
-        cdef uint32_t n = len(segment_counts)
+        cdef uint32_t[IA_MAX_SHARDS] counts
+        cdef uint64_t[IA_MAX_SHARDS] sizes
+        cdef uint32_t n = <uint32_t>len(segment_counts)
+        cdef uint32_t i
         self._control_fd = -1
         if n > IA_MAX_SHARDS or n != len(segment_sizes):
             raise ValueError(f"{n} shards: at most {IA_MAX_SHARDS}, each with its segment size")
@@ -95,13 +101,21 @@ cdef class Index:
 
     def __dealloc__(self):
         ia_index_destroy(self.index)
-        ia_control_unmap(self.control)
+        if self.holder and self.holder == getpid():
+            ia_owner_release(self.control)  # and stays mapped: the kernel may look there at the end
+        else:
+            ia_control_unmap(self.control)
         if self._control_fd >= 0:
-            os.close(self._control_fd)
+            close(self._control_fd)
 
     def hold(self):
         """Makes this process the owner until it ends: readers see its death at once."""
         check(ia_owner_hold(self.control), "owner thread")
+        self.holder = getpid()
+
+    def release(self):
+        """Gives up, for readers as if the process had ended; before the locks of the directories go."""
+        ia_owner_release(self.control)
 
     def control_fd(self):
         """A new read-only descriptor of the control page, owned by the caller."""
@@ -215,7 +229,7 @@ cdef class Writer:
         cdef Py_buffer view
         cdef int result
         cdef ia_index *publish = index.index if index is not None else NULL
-        if len(url_bytes) > 0xffff or len(version_bytes) > 0xffff:
+        if len(url_bytes) > <Py_ssize_t>IA_MAX_URL or len(version_bytes) > <Py_ssize_t>IA_MAX_VERSION:
             raise ValueError(f"URL or version too long to cache: {url[:200]}")
         memset(&block, 0, sizeof(block))
         memset(&entry, 0, sizeof(entry))
@@ -230,7 +244,7 @@ cdef class Writer:
         block.version_len = <uint16_t>len(version_bytes)
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            if view.len > IA_BLOCK_SIZE:
+            if view.len > <Py_ssize_t>IA_BLOCK_SIZE:
                 raise ValueError(f"a block has at most {IA_BLOCK_SIZE} bytes, not {view.len}")
             block.length = <uint32_t>view.len
             with nogil:
@@ -272,7 +286,6 @@ cdef struct recovery:
     ia_index *index
     uint32_t shard, segment, generation
     uint64_t blocks, newest
-    int error
 
 
 cdef int recover_block(void *context, const ia_block *block, uint32_t header_offset) noexcept nogil:
@@ -294,20 +307,19 @@ cdef int recover_block(void *context, const ia_block *block, uint32_t header_off
     entry.at.offset = block.data_offset
     entry.at.length = block.length
     entry.state = IA_UNVERIFIED
-    r.error = ia_index_put(r.index, &entry)
     r.blocks += 1
-    return r.error
+    return ia_index_recover(r.index, &entry)
 
 
 def recover_segment(Index index not None, int fd, uint64_t start, uint32_t size,
                     uint32_t shard, uint32_t segment, uint32_t generation):
     """Publishes every block of a segment, unverified; returns ``(blocks, highest sequence)``.
 
-    A later block of one key replaces an earlier one, so segments are to be recovered in the order
-    of their sequence.
+    Of several copies of a block the one that was checked last is kept, or of two checked at once the
+    one recovered last; so segments are to be recovered in the order of their sequence.
     """
     cdef ia_extent at = ia_extent(fd, size, start)
-    cdef recovery r = recovery(index.index, shard, segment, generation, 0, 0, 0)
+    cdef recovery r = recovery(index.index, shard, segment, generation, 0, 0)
     cdef int result
     with nogil:
         result = ia_segment_walk(at, recover_block, &r)
@@ -315,13 +327,26 @@ def recover_segment(Index index not None, int fd, uint64_t start, uint32_t size,
     return r.blocks, r.newest
 
 
-cdef int list_block(void *context, const ia_block *block, uint32_t header_offset) noexcept with gil:
-    (<list>context).append((
-        PyBytes_FromStringAndSize(<const char *>block.key, 16),
-        block.url[:block.url_len].decode("utf-8", "surrogateescape"),
-        block.version[:block.version_len].decode("utf-8", "replace"),
-        block.object_size, block.object_offset, block.data_offset, block.length,
-        block.checked_ms, block.sequence, bool(block.dead)))
+# The headers of a segment, each as struct ia_block, URL and version: copied while the GIL is let go.
+cdef struct gathered:
+    char *data
+    size_t used, room
+
+
+cdef int gather_block(void *context, const ia_block *block, uint32_t header_offset) noexcept nogil:
+    cdef gathered *g = <gathered *>context
+    cdef size_t need = sizeof(ia_block) + block.url_len + block.version_len
+    cdef char *grown
+    if g.room - g.used < need:
+        grown = <char *>realloc(g.data, 2 * g.room + need)
+        if grown == NULL:
+            return -ENOMEM
+        g.data = grown
+        g.room = 2 * g.room + need
+    memcpy(g.data + g.used, block, sizeof(ia_block))
+    memcpy(g.data + g.used + sizeof(ia_block), block.url, block.url_len)
+    memcpy(g.data + g.used + sizeof(ia_block) + block.url_len, block.version, block.version_len)
+    g.used += need
     return 0
 
 
@@ -332,11 +357,28 @@ def list_segment(int fd, uint64_t start, uint32_t size):
     sequence, dead)``.
     """
     cdef ia_extent at = ia_extent(fd, size, start)
-    cdef list found = []
+    cdef gathered g = gathered(NULL, 0, 0)
+    cdef ia_block block
+    cdef const char *names
+    cdef size_t here = 0
     cdef int result
-    with nogil:
-        result = ia_segment_walk(at, <ia_visit>list_block, <void *>found)
-    check(result, "block headers")
+    found = []
+    try:
+        with nogil:
+            result = ia_segment_walk(at, gather_block, &g)
+        check(result, "block headers")
+        while here < g.used:
+            memcpy(&block, g.data + here, sizeof(ia_block))
+            names = g.data + here + sizeof(ia_block)
+            here += sizeof(ia_block) + block.url_len + block.version_len
+            found.append((
+                PyBytes_FromStringAndSize(<const char *>block.key, 16),
+                names[:block.url_len].decode("utf-8", "surrogateescape"),
+                names[block.url_len:block.url_len + block.version_len].decode("utf-8", "replace"),
+                block.object_size, block.object_offset, block.data_offset, block.length,
+                block.checked_ms, block.sequence, block.dead != 0))
+    finally:
+        free(g.data)
     return found
 
 

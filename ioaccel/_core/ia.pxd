@@ -14,6 +14,8 @@ cdef extern from "ia_layout.h" nogil:
         IA_COUNTERS
         IA_DIRECT_BYTES
         IA_CLIENT_PAGE_SIZE
+        IA_MAX_URL
+        IA_MAX_VERSION
 
     enum ia_state:
         IA_EMPTY
@@ -67,6 +69,7 @@ cdef extern from "ia_control.h" nogil:
     int ia_still_valid(const ia_control *control, const ia_location *at)
     int ia_owner_alive(const ia_control *control)
     int ia_owner_hold(ia_control *control)
+    void ia_owner_release(ia_control *control)
     uint64_t ia_current_epoch(const ia_control *control)
 
 
@@ -83,6 +86,7 @@ cdef extern from "ia_index.h" nogil:
     int ia_index_reader_fd(ia_index *index)
     int ia_index_get(ia_index *index, const uint64_t *key, ia_entry *entry)
     int ia_index_put(ia_index *index, const ia_entry *entry)
+    int ia_index_recover(ia_index *index, const ia_entry *entry)
     int ia_index_remove(ia_index *index, const uint64_t *key, const ia_location *at)
     int ia_index_touch(ia_index *index, const uint64_t *key, const ia_location *at,
                        uint64_t checked_ms, int verified)

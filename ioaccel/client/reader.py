@@ -277,7 +277,7 @@ class Reader:
                 if others is None:
                     continue
             offsets = np.empty(len(request) + 1, np.int64)
-            buffer = np.frombuffer(Buffer(request.offsets(offsets)), np.uint8)
+            buffer = np.frombuffer(memoryview(Buffer(request.offsets(offsets))), np.uint8)
             if request.copy(buffer, COPY_THREADS):
                 batch = Batch(buffer, offsets)
                 return self._complete(batch, request, others) if others else batch
@@ -343,8 +343,8 @@ class Reader:
                 small.append(i)
         if small:
             rest = Request([extents[i] for i in small], self._ring, self.canonical, request.pinned)
-            for i, part in zip(small, self._read_batch(rest), strict=True):
-                parts[i] = part
+            for i, item in zip(small, self._read_batch(rest), strict=True):
+                parts[i] = item
         return _join(parts)
 
     def _read_large(self, extent: wire.Extent, length: int, version: int) -> memoryview:
@@ -396,8 +396,8 @@ def _join(parts: list[Any]) -> Batch:
     """One batch of parts that stand apart."""
     offsets = np.zeros(len(parts) + 1, np.int64)
     np.cumsum([len(p) for p in parts], out=offsets[1:])
-    buffer = np.frombuffer(Buffer(int(offsets[-1])), np.uint8)
-    view = memoryview(buffer)
+    buffer = np.frombuffer(memoryview(Buffer(int(offsets[-1]))), np.uint8)
+    view = buffer.data
     for part, start in zip(parts, offsets.tolist(), strict=False):
         view[start : start + len(part)] = part
     return Batch(buffer, offsets)

@@ -79,6 +79,7 @@ def _served_with(directory: str | None) -> list[str] | None:
 
 def _start(directories: Sequence[str], capacities: Sequence[int | None], deadline: float) -> None:
     """Starts a private engine and waits until it listens; raises what it reports instead."""
+    process: subprocess.Popen[bytes] | None = None
     reader, writer = os.pipe()
     settings = {
         "directories": list(directories),
@@ -109,6 +110,7 @@ def _start(directories: Sequence[str], capacities: Sequence[int | None], deadlin
     except OSError as error:
         raise EngineError(f"cannot start the engine: {error}") from error
     except subprocess.TimeoutExpired as error:
+        assert process is not None
         process.kill()
         raise EngineError(f"the engine for {', '.join(directories)} did not start in time") from error
     finally:

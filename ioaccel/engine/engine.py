@@ -14,10 +14,11 @@ from typing import Any
 import ioaccel
 from ioaccel import wire
 from ioaccel._core._engine import BLOCK_SIZE, Index, block_key, list_segment, verify_block
+from ioaccel.engine.block import block_of
 from ioaccel.engine.fetch import Fetcher, Item, as_ioaccel_error
 from ioaccel.engine.flights import Flights
 from ioaccel.engine.manifests import Manifests
-from ioaccel.engine.objects import Known, Objects, Target, block_of, now_ms
+from ioaccel.engine.objects import Known, Objects, Target, now_ms
 from ioaccel.engine.sessions import ClientPage, Clients
 from ioaccel.engine.shard import Segment, Shard
 from ioaccel.engine.space import Space
@@ -89,9 +90,9 @@ class Engine:
                 os.close(fd)
             self.clients.leave(page)
             raise
-        for shard in (*self.shards, self.transit):
+        for reader_fd in [*(s.reader_fd for s in self.shards), self.transit.reader_fd]:
             try:
-                descriptors.append(shard.reader_fd())
+                descriptors.append(reader_fd())
                 readable.append(True)
             except OSError:
                 readable.append(False)
@@ -370,7 +371,9 @@ class Engine:
         shard, segment = self._segment(position)
         if self.index.segment_usage(shard.number, segment.number)[0] == 0:
             return []
-        return list_segment(shard.fd, shard.start_of(segment.number), shard.segment_size)
+        headers = list_segment(shard.fd, shard.start_of(segment.number), shard.segment_size)
+        # The last one of each key: one that was replaced may stand at the same offset, if it was empty.
+        return list({header[0]: header for header in headers if not header[-1]}.values())
 
     # ---- counters -------------------------------------------------------------------------------
 

@@ -11,11 +11,12 @@ import time
 from dataclasses import dataclass, field
 
 from ioaccel._core._engine import BLOCK_SIZE, Index, verify_block
+from ioaccel.engine.block import Block, block_of
 from ioaccel.engine.flights import Flight, Flights, Latch
-from ioaccel.engine.objects import Known, Objects, Target, block_of, now_ms
+from ioaccel.engine.objects import Known, Objects, Target, now_ms
 from ioaccel.engine.sessions import Session
 from ioaccel.engine.shard import Shard
-from ioaccel.engine.space import Block, Space
+from ioaccel.engine.space import Space
 from ioaccel.engine.transit import ANSWER_BYTES
 from ioaccel.errors import IOAccelError, ObjectChangedError, RangeError, StoreTimeoutError
 from ioaccel.sources import Fetched
@@ -290,7 +291,7 @@ class Fetcher:
         block = Block(
             block_of(target.base, number), target.url, fetched.info.version, known.size, start, asked_ms
         )
-        location, cached = self._space.store(block, fetched.data, session)
+        location, cached = self._space.store(block, fetched.data, length, session)
         return Landed(known, location, cached, length)
 
     def _landed_meanwhile(

@@ -219,19 +219,22 @@ class _Lane:
     def _work(self) -> None:
         while (flight := self._next()) is not None:
             with self._changed:
-                if flight.done:
+                beaten: bool = flight.done
+                if beaten:
                     continue  # the first run was faster than the hedge could begin
                 flight.runs += 1
                 flight.started = flight.started or time.monotonic()
                 self._running.add(flight)
-            result, error = None, None
+            result: Any = None
+            error: Exception | None = None
             try:
                 result = flight.work()
             except Exception as failure:  # noqa: BLE001  # whoever waits raises it
                 error = failure
             with self._changed:
                 flight.runs -= 1
-                if flight.done or (error is not None and flight.runs):
+                beaten = flight.done
+                if beaten or (error is not None and flight.runs):
                     continue  # the other run was faster, or may still succeed
                 flight.result, flight.error, flight.done = result, error, True
                 self._running.discard(flight)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from ioaccel._core._engine import BLOCK_SIZE, Index, block_key, version_hash
+from ioaccel.engine.block import block_of
 from ioaccel.engine.flights import Flight, Flights, Latch
 from ioaccel.errors import AccessDeniedError, StoreTimeoutError
 from ioaccel.sources import ObjectInfo, Source
@@ -20,6 +21,16 @@ _MOST_KNOWN = 100_000
 
 # Directories of which it is remembered that their first page was read.
 _MOST_DIRECTORIES = 10_000
+
+# So many objects of a directory are checked one by one, before all of it is: a job that reads one file
+# each of a thousand directories lists none of them.
+_LONE_CHECKS = 4
+
+# What one page of a walk may take; nobody waits for it.
+_PAGE_SECONDS = 60.0
+
+# Behind every key.
+_LAST_KEY = "\U0010ffff"
 
 # Pages of a listing that are asked for at once, when many neighbours are to be checked.
 _PAGES_AT_ONCE = 8
@@ -47,6 +58,18 @@ class Known:
     checked_ms: int
 
 
+@dataclass(slots=True)
+class _Walk:
+    """How far the versions in one directory have been checked, object by object and page by page."""
+
+    oldest_ms: int  # for sessions that began then, or before
+    lone: int = 0
+    pages: int = 0
+    after: str = ""
+    under_way: bool = False
+    done: bool = False
+
+
 class Objects:
     """Objects seen lately, and the ways to check their versions. Any thread."""
 
@@ -58,6 +81,7 @@ class Objects:
         self._known: OrderedDict[bytes, Known] = OrderedDict()
         self._unlistable: set[bytes] = set()
         self._begun: dict[tuple[bytes, str], int] = {}  # when a directory's first page was asked for
+        self._walks: dict[tuple[bytes, str], _Walk] = {}
 
     def get(self, target: Target) -> Known | None:
         with self._lock:
@@ -110,7 +134,8 @@ class Objects:
         """Asks the store for the versions of objects, by the cheapest means.
 
         Neighbours are checked together: a page of a listing costs one request and checks a thousand
-        objects. A lone object, or a store that may not be listed, is asked for each.
+        objects. A lone object, or a store that may not be listed, is asked for each; but several lone
+        ones in a directory are followed by a walk through it, in the background.
         """
         groups: dict[tuple[int, str], list[Target]] = defaultdict(list)
         for target in targets:
@@ -118,10 +143,13 @@ class Objects:
         results: dict[bytes, Known | Exception] = {}
         alone: list[Target] = []
         for (_, parent), group in groups.items():
-            if len(group) > 1 and parent and self._may_list(group[0]):
+            if not self._may_list(group[0]):
+                alone += group
+            elif len(group) > 1:
                 alone += self._check_by_pages(parent, group, oldest_ms, deadline, results)
             else:
                 alone += group
+                self._note_lone(group[0], parent, oldest_ms)
         latch = Latch()
         flights = [
             (t, self._flights.start(("stat", t.base), self._stat(t, deadline), latch, governor=t.governor))
@@ -191,6 +219,37 @@ class Objects:
             todo, starts = left, []
         return todo + unlisted
 
+    def _note_lone(self, target: Target, parent: str, oldest_ms: int) -> None:
+        """Counts a check of one object; after a few, all of its directory is checked, as far as that pays."""
+        directory = (target.identity, parent)
+        with self._lock:
+            walk = self._walks.get(directory)
+            if walk is None or walk.oldest_ms < oldest_ms:
+                if len(self._walks) >= _MOST_DIRECTORIES:
+                    self._walks.clear()
+                walk = self._walks[directory] = _Walk(oldest_ms)
+            walk.lone += 1
+            if walk.under_way or walk.done or walk.lone < _LONE_CHECKS:
+                return
+            walk.under_way = True
+        self._flights.start(("walk", directory), lambda: self._walk(walk, target, parent), Latch())
+
+    def _walk(self, walk: _Walk, target: Target, parent: str) -> None:
+        """Reads page after page of a directory's listing, no more of them than objects were checked alone."""
+        try:
+            while walk.pages < walk.lone:
+                _, last = self._page(target, parent, walk.after, time.monotonic() + _PAGE_SECONDS)()
+                walk.pages += 1
+                walk.after = last
+                walk.done = last == _LAST_KEY
+                if walk.done:
+                    return
+        except AccessDeniedError:
+            with self._lock:
+                self._unlistable.add(target.identity)
+        finally:
+            walk.under_way = False
+
     def _first_start(self, target: Target, parent: str, oldest_ms: int) -> list[str]:
         """Where to begin: at the first object, unless that page was read. It may be the only one."""
         with self._lock:
@@ -203,7 +262,7 @@ class Objects:
             asked_ms = now_ms()
             page = target.governor.call(
                 target.url,
-                lambda: next(islice(target.source.list(parent + "/", after or None), 1), []),
+                lambda: next(islice(target.source.list(parent and parent + "/", after or None), 1), []),
                 deadline,
             )
             for info in page:
@@ -213,7 +272,7 @@ class Objects:
                     if len(self._begun) >= _MOST_DIRECTORIES:
                         self._begun.clear()
                     self._begun[target.identity, parent] = asked_ms
-            return after, page[-1].key if len(page) >= 1000 else "\U0010ffff"
+            return after, page[-1].key if len(page) >= 1000 else _LAST_KEY
 
         return work
 
@@ -229,14 +288,6 @@ def _outcome(flight: Flight, target: Target) -> Known | Exception:
         return flight.error
     known: Known = flight.result
     return known
-
-
-def block_of(base: bytes, number: int) -> bytes:
-    """The key of block ``number``: the object's, with the number added to its second word."""
-    if number == 0:
-        return base
-    high = (int.from_bytes(base[8:], "little") + number) & (2**64 - 1)
-    return base[:8] + high.to_bytes(8, "little")
 
 
 def now_ms() -> int:

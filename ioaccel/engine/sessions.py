@@ -65,7 +65,7 @@ class Session:
 
     def asked(self, url: str) -> None:
         """Takes note of a block that the session wants."""
-        if True:
+        with self._lock:
             self._asked(url)
 
     def _asked(self, url: str) -> None:
@@ -85,7 +85,7 @@ class Session:
     def reads_below(self, prefix: str) -> bool:
         """Whether a segment whose URLs all begin with ``prefix`` may hold what the session reads."""
         prefix = directory_of(prefix)
-        if True:
+        with self._lock:
             if self.blocks_asked < _BLOCKS_TO_SHOW_INTEREST:
                 return any(prefix.startswith(bucket) or bucket.startswith(prefix) for bucket in self._roots)
             return any(

@@ -9,30 +9,22 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ioaccel._core._engine import Index, Writer, kill_block
+from ioaccel.engine.block import Block
 from ioaccel.engine.sessions import Clients, Session, directory_of
 from ioaccel.engine.shard import Segment, Shard, Use
 from ioaccel.engine.transit import Transit
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 # A segment with less room than this is not worth going on with.
 _SMALLEST_ROOM = 64 << 10
 
 # A segment with less live payload than this share of its size is worth giving up for its space.
 _MOSTLY_DEAD = 0.5
-
-
-@dataclass(frozen=True)
-class Block:
-    """One block on its way to a segment."""
-
-    key: bytes
-    url: str
-    version: str
-    object_size: int
-    object_offset: int
-    checked_ms: int
 
 
 class Space:
@@ -57,14 +49,13 @@ class Space:
         """Sequences go on above what recovery found."""
         self._sequence = self._segment_sequence = highest
 
-    def store(self, block: Block, data: bytes, session: Session) -> tuple[bytes, bool]:
+    def store(self, block: Block, data: Buffer, length: int, session: Session) -> tuple[bytes, bool]:
         """Appends a block: its location, and whether it is in the cache (else in transit)."""
-        length = len(data)
         while True:
             place = self._take(block.url, length, session)
             if place is None:
                 self._passed_at = time.monotonic()
-                return self._transit.store(block, data), False
+                return self._transit.store(block, data, length), False
             shard, segment, writer, sequence = place
             location = None
             try:

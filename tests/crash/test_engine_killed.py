@@ -40,7 +40,9 @@ def cache(s3: SeaweedS3, tmp_path: Path) -> Iterator[Cache]:
 def read_all(cache: Cache, data: DataSet, seed: int, batch: int = 16) -> None:
     urls = data.shuffled(seed)
     for start in range(0, len(urls), batch):
-        for url, view in zip(urls[start : start + batch], cache.read_many(urls[start : start + batch]), strict=True):
+        for url, view in zip(
+            urls[start : start + batch], cache.read_many(urls[start : start + batch]), strict=True
+        ):
             assert view == data.data(url), url
 
 

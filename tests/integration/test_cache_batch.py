@@ -71,7 +71,9 @@ def test_what_a_caller_writes_into_a_batch_stays_there(cache: Cache, data: DataS
     batch = cache.read_many(data.urls)
     batch.buffer[:] = 0
     assert not any(batch[3])
-    assert all(view == data.data(url) for view, url in zip(cache.read_many(data.urls), data.urls, strict=True))
+    assert all(
+        view == data.data(url) for view, url in zip(cache.read_many(data.urls), data.urls, strict=True)
+    )
 
 
 def test_a_batch_outlives_its_cache(s3: SeaweedS3, data: DataSet, cache: Cache) -> None:

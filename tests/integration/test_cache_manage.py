@@ -30,9 +30,7 @@ def proxy(s3: SeaweedS3) -> Iterator[CountingProxy]:
 
 
 @pytest.fixture(scope="module")
-def shared(
-    s3: SeaweedS3, proxy: CountingProxy, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Cache]:
+def shared(s3: SeaweedS3, proxy: CountingProxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cache]:
     options = {**s3.storage_options, "endpoint_url": proxy.endpoint}
     with ioaccel.connect(tmp_path_factory.mktemp("cache"), "100MB", options) as cache:
         yield cache
@@ -125,7 +123,10 @@ def test_usage_by_prefix(cache: Cache, data: DataSet) -> None:
     half = 1000 + 14 * MIB
     blocks = 1 + 2 + 3
     usage = cache.usage()
-    assert {prefix: size for prefix, (_, size) in usage.items()} == {root + "train/": half, root + "val/": half}
+    assert {prefix: size for prefix, (_, size) in usage.items()} == {
+        root + "train/": half,
+        root + "val/": half,
+    }
     assert all(blocks <= count <= blocks + 1 for count, _ in usage.values())  # one for what is empty
     assert cache.usage(0)[root][1] == cache.status()["cached_bytes"] == 2 * half
 
@@ -139,12 +140,28 @@ def test_verify_a_sound_cache(cache: Cache, data: DataSet) -> None:
     assert [done for done, _ in steps] == list(range(1, steps[-1][1] + 1))
 
 
+def test_an_object_that_became_empty_counts_once(cache: Cache, data: DataSet, s3: SeaweedS3) -> None:
+    """Its block stands where the removed one stood. Found by tests/property/test_cache_model.py."""
+    url = f"s3://{data.bucket}/other/x"
+    s3.put(data.bucket, "other/x", b"x")
+    assert cache.read(url) == b"x"
+    s3.put(data.bucket, "other/x", b"")
+    assert cache.evict(url) == (1, 1)
+    assert cache.prefetch([url], wait=True) == (1, 0, [])
+    assert cache.usage() == {f"s3://{data.bucket}/other/": (1, 0)}
+    assert cache.verify() == (1, 0, [], [])
+
+
 def test_manifest(cache: Cache, data: DataSet, s3: SeaweedS3, proxy: CountingProxy) -> None:
     table = cache.manifest(f"s3://{data.bucket}/train")
     root = table.schema.metadata[b"ioaccel.root"].decode()
-    found = {root + key: size for key, size in zip(*(table[c].to_pylist() for c in ("key", "size")), strict=True)}
+    found = {
+        root + key: size for key, size in zip(*(table[c].to_pylist() for c in ("key", "size")), strict=True)
+    }
     assert found == {data.url(key): size for key, size in SIZES.items() if key.startswith("train/")}
-    assert table["version"].to_pylist() == [cache.stat(root + key).version for key in table["key"].to_pylist()]
+    assert table["version"].to_pylist() == [
+        cache.stat(root + key).version for key in table["key"].to_pylist()
+    ]
     proxy.reset()
     assert cache.manifest(f"s3://{data.bucket}/train").equals(table)
     assert proxy.reset().requests.total() == 0
@@ -158,7 +175,9 @@ def test_manifest(cache: Cache, data: DataSet, s3: SeaweedS3, proxy: CountingPro
         cache.manifest(f"s3://{data.bucket}/no/such/directory")
 
 
-def test_a_manifest_checks_a_data_set(s3: SeaweedS3, tmp_path: Path, data: DataSet, proxy: CountingProxy) -> None:
+def test_a_manifest_checks_a_data_set(
+    s3: SeaweedS3, tmp_path: Path, data: DataSet, proxy: CountingProxy
+) -> None:
     options = {**s3.storage_options, "endpoint_url": proxy.endpoint}
     with ioaccel.connect(tmp_path, "100MB", options) as cache:
         cache.read_many(data.urls)

@@ -47,7 +47,7 @@ def test_it_reads_as_a_local_file_does(cache: Cache, data: DataSet, key: str) ->
     draw = np.random.default_rng(3)
     with cache.open(data.url(key)) as file:
         assert (file.name, file.size, file.mode) == (data.url(key), len(content), "rb")
-        assert file.readable() and file.seekable() and not file.writable()
+        assert (file.readable(), file.seekable(), file.writable()) == (True, True, False)
         for _ in range(300):
             step, amount = int(draw.integers(7)), int(draw.integers(1, 300_000))
             where = int(draw.integers(len(content) + 10))
@@ -124,7 +124,9 @@ def test_zip_tar_gzip_json(cache: Cache, s3: SeaweedS3) -> None:
     with cache.open(url) as file, tarfile.open(fileobj=file, mode="r|") as archive:
         assert {m.name: archive.extractfile(m).read() for m in archive} == members  # type: ignore[union-attr]
     with cache.open(put(s3, "x.json.gz", gzip.compress(b'{"a": [1, 2]}'))) as file:
-        assert json.load(gzip.open(file)) == {"a": [1, 2]}
+        assert json.loads(gzip.decompress(file.read())) == {"a": [1, 2]}
+    with cache.open(put(s3, "x.txt.gz", gzip.compress(b"one\ntwo\n"))) as file, gzip.open(file) as text:
+        assert list(text) == [b"one\n", b"two\n"]
 
 
 def test_pillow(cache: Cache, s3: SeaweedS3) -> None:

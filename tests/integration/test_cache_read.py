@@ -136,7 +136,9 @@ def test_what_may_be_an_extent(cold: Cache, data: DataSet, tmp_path: Path) -> No
     assert cold.read_many(iter([])).nbytes == 0
 
 
-@pytest.mark.parametrize("extent", [("s3://b/k", -1, 3), ("s3://b/k", 0, -3), ("s3://b/k", 0), ("s3://b/k",), ()])
+@pytest.mark.parametrize(
+    "extent", [("s3://b/k", -1, 3), ("s3://b/k", 0, -3), ("s3://b/k", 0), ("s3://b/k",), ()]
+)
 def test_what_may_not(cache: Cache, extent: tuple[object, ...]) -> None:
     with pytest.raises(ValueError, match=r"extent|negative"):
         cache.read_many([extent])  # type: ignore[list-item]

@@ -6,7 +6,6 @@ import random
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from support import DataSet, kill_engine
@@ -66,7 +65,9 @@ def sometimes(fault: Fault, share: float, seed: int = 1) -> Hook:
     ],
     ids=repr,
 )
-def test_a_third_of_all_requests_fail(cache: Cache, data: DataSet, proxy: CountingProxy, fault: Fault) -> None:
+def test_a_third_of_all_requests_fail(
+    cache: Cache, data: DataSet, proxy: CountingProxy, fault: Fault
+) -> None:
     proxy.hook = sometimes(fault, 0.33)
     before = cache.status()
     assert all(v == data.data(u) for v, u in zip(cache.read_many(data.urls), data.urls, strict=True))
@@ -83,7 +84,9 @@ def test_a_storm_of_503_that_passes(cache: Cache, data: DataSet, proxy: Counting
     assert all(v == data.data(u) for v, u in zip(cache.read_many(data.urls), data.urls, strict=True))
 
 
-def test_a_store_that_never_recovers(s3: SeaweedS3, cache: Cache, data: DataSet, proxy: CountingProxy) -> None:
+def test_a_store_that_never_recovers(
+    s3: SeaweedS3, cache: Cache, data: DataSet, proxy: CountingProxy
+) -> None:
     proxy.hook = lambda request: Fault(status=503)
     with open_with_timeout(cache, s3, proxy.endpoint, 1.5) as hurried:
         began = time.monotonic()

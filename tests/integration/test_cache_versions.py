@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from support import payload
 
 import ioaccel
 from ioaccel import Cache, ObjectChangedError, ObjectNotFoundError
-from ioaccel.testing.countproxy import CountingProxy, Request
+from ioaccel.testing.countproxy import CountingProxy, Fault, Request
 from ioaccel.testing.seaweed import SeaweedS3
 
 MIB = 1 << 20
@@ -74,7 +75,9 @@ def test_the_same_size_is_not_the_same_version(store: Store) -> None:
         assert cache.status()["cached_bytes"] == len(new)
 
 
-def test_neighbours_are_checked_together(store: Store, s3: SeaweedS3, bucket: str, proxy: CountingProxy) -> None:
+def test_neighbours_are_checked_together(
+    store: Store, s3: SeaweedS3, bucket: str, proxy: CountingProxy
+) -> None:
     s3.put_many(bucket, ((f"many/{n:03}", payload(str(n), 100)) for n in range(300)))
     urls = [f"s3://{bucket}/many/{n:03}" for n in range(300)]
     with store.connect() as cache:
@@ -85,12 +88,28 @@ def test_neighbours_are_checked_together(store: Store, s3: SeaweedS3, bucket: st
     with store.connect() as cache:
         batch = cache.read_many(urls[:200])
         assert proxy.reset().requests.total() < 20
-        assert [bytes(v) for v in batch] == [
-            b"new" if n == 123 else payload(str(n), 100) for n in range(200)
-        ]
+        assert [bytes(v) for v in batch] == [b"new" if n == 123 else payload(str(n), 100) for n in range(200)]
         with pytest.raises(ObjectNotFoundError) as caught:
             cache.read_many(urls)
         assert caught.value.url == urls[200]
+
+
+@pytest.mark.parametrize("prefix", ["alone/", ""])
+def test_objects_read_one_by_one_are_soon_checked_together(
+    store: Store, s3: SeaweedS3, bucket: str, proxy: CountingProxy, prefix: str
+) -> None:
+    s3.put_many(bucket, ((f"{prefix}{n:03}", payload(str(n), 100)) for n in range(200)))
+    urls = [f"s3://{bucket}/{prefix}{n:03}" for n in range(200)]
+    with store.connect() as cache:
+        cache.read_many(urls)
+    s3.put(bucket, f"{prefix}123", b"new")
+    proxy.hook = lambda request: Fault(delay=0.01)
+    proxy.reset()
+    with store.connect() as cache:
+        assert [cache.read(url) for url in urls] == [
+            b"new" if n == 123 else payload(str(n), 100) for n in range(200)
+        ]
+    assert proxy.reset().requests.total() < 50
 
 
 def test_an_object_that_vanishes(store: Store) -> None:
@@ -165,21 +184,18 @@ def test_a_read_that_passes_through_in_pieces_sees_one_version(
     old, new = store.put(1, 70 * MIB), payload("x", 70 * MIB, 2)
     with store.connect("10MB") as cache:
         proxy.hook = change_at_request(store, number, 70 * MIB)  # type: ignore[assignment]
-        try:
-            got = cache.read(store.url)
-        except ObjectChangedError as error:
-            assert error.url == store.url
-        else:
-            assert got in (old, new)
+        with contextlib.suppress(ObjectChangedError):
+            assert cache.read(store.url) in (old, new)
 
 
 def test_an_object_that_keeps_changing(store: Store, proxy: CountingProxy) -> None:
-    versions = itertools.count(2)
-    store.put(1, 9 * MIB)
+    size, versions, changing = 5 * MIB, itertools.count(2), threading.Lock()
+    store.put(1, size)
 
     def change(request: Request) -> None:
         if request.method == "GET":
-            store.put(next(versions), 9 * MIB)
+            with changing:
+                store.put(next(versions), size)
 
     with store.connect() as cache:
         proxy.hook = change
@@ -187,17 +203,21 @@ def test_an_object_that_keeps_changing(store: Store, proxy: CountingProxy) -> No
             cache.read(store.url)
         assert caught.value.url == store.url
         proxy.hook = None
-        assert cache.read(store.url) == payload("x", 9 * MIB, next(versions) - 1)
+        with changing:
+            last = next(versions) - 1
+        assert cache.read(store.url) == payload("x", size, last)
 
 
-def test_an_open_file_sees_one_version_or_fails(store: Store) -> None:
+def test_an_open_file_keeps_its_version_or_fails(store: Store) -> None:
     old = store.put(1, 12 * MIB)
     with store.connect() as cache, cache.open(store.url) as file:
         assert file.read(5 * MIB) == old[: 5 * MIB]
         store.put(2, 12 * MIB)
-        try:
-            rest = file.read()
-        except ObjectChangedError as error:
-            assert error.url == store.url
-        else:
-            assert rest == old[5 * MIB :]
+        with pytest.raises(ObjectChangedError) as caught:
+            file.read()
+        assert caught.value.url == store.url
+        with cache.open(store.url) as again:
+            assert again.read() == payload("x", 12 * MIB, 2)
+        assert file.seek(0) == 0
+        with pytest.raises(ObjectChangedError):
+            file.read()

@@ -96,7 +96,6 @@ class StoreAndCache(RuleBasedStateMachine):
         try:
             got = self.cache.read(self.url(key), offset, length)
         except (ObjectNotFoundError, RangeError) as error:
-            assert error.url == self.url(key)
             got = type(error)
         fitting = [n for n, data in self.candidates(key) if outcome(data, offset, length) == got]
         assert fitting, f"{key}: neither the bytes nor the error of any version of this session"

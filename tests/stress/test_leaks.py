@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from support import DataSet, kill_engine, open_descriptors, resident_bytes, run_python, wait_for
+from support import DataSet, kill_engine, open_descriptors, run_python, wait_for
 
 import ioaccel
 from ioaccel import Cache, CacheBusyError, ObjectNotFoundError

@@ -10,7 +10,7 @@ import pytest
 
 from ioaccel.engine.sessions import Session
 
-THREADS, URLS = 6, 400
+THREADS, URLS = 6, 700
 
 
 @pytest.fixture
