@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 Url = str | os.PathLike[str]
 Extent = Url | tuple[Url, int, int | None]
 
+# A prefix is looked for in the headers of all segments.
+_EVICT_SECONDS = 600.0
+
 # URLs of one message that asks about many.
 _MANY = 1000
 
@@ -40,7 +43,8 @@ class ObjectInfo(NamedTuple):
 class Prefetched(NamedTuple):
     """How a prefetch that was waited for went, in extents.
 
-    ``stored`` are in the cache; ``passed`` are not, because it is full; ``errors`` failed.
+    ``stored`` are in the cache; ``passed`` are not, because it is full or they cannot be cached;
+    ``errors`` failed.
     """
 
     stored: int
@@ -141,7 +145,7 @@ class Cache:
 
     def resident(self, urls: Sequence[Url]) -> list[int]:
         """How many bytes of each object are cached. Asks the store nothing."""
-        names = [self._reader.canonical(u) for u in urls]
+        names = [url for url, _, _ in self._reader.extents(urls)]
         cached: list[int] = []
         for start in range(0, len(names), _MANY):
             some = names[start : start + _MANY]
@@ -160,10 +164,7 @@ class Cache:
         with ``wait``, in the result.
         """
         reader = self._reader
-        wanted: list[wire.Extent] = []
-        for extent in extents:
-            url, offset, length = (extent, 0, None) if isinstance(extent, (str, os.PathLike)) else extent
-            wanted.append((reader.canonical(url), offset, length))
+        wanted = reader.extents(extents)
         answer = reader.ask(
             wire.Prefetch(
                 reader.session,
@@ -188,7 +189,7 @@ class Cache:
         name = self._reader.canonical(text)
         if text.endswith("/") and not name.endswith("/"):
             name += "/"
-        answer = self._reader.ask(wire.Evict(self._reader.sources_of([name]), name))
+        answer = self._reader.ask(wire.Evict(self._reader.sources_of([name]), name), _EVICT_SECONDS)
         if not isinstance(answer, wire.Evicted):
             raise self._no_engine()
         return Evicted(answer.blocks, answer.bytes)

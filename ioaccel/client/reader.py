@@ -33,7 +33,7 @@ from ioaccel.client.batch import Batch
 from ioaccel.client.direct import DirectReader
 from ioaccel.client.link import Backoff, EngineLost, Link
 from ioaccel.config import CacheConfig
-from ioaccel.errors import CacheClosedError, IOAccelError, RangeError, UnsupportedURLError
+from ioaccel.errors import CacheClosedError, ConfigError, IOAccelError, RangeError, UnsupportedURLError
 from ioaccel.sources import SourceSpec, canonical, resolve
 from ioaccel.sources.base import changed
 
@@ -239,7 +239,16 @@ class Reader:
 
     def read_batch(self, extents: Iterable[Any]) -> Batch:
         """The bytes of all extents. Raises the first error among them."""
-        return self._read_batch(Request(extents, self._ring, self.canonical))
+        return self._read_batch(self._request(extents))
+
+    def extents(self, extents: Iterable[Any]) -> list[wire.Extent]:
+        """What callers give as extents, with canonical URLs."""
+        return self._request(extents).extents()
+
+    def _request(self, extents: Iterable[Any]) -> Request:
+        if isinstance(extents, (str, os.PathLike)):
+            raise ConfigError(f"expected a list of extents, not one URL: {extents!r}; put it into a list")
+        return Request(extents, self._ring, self.canonical)
 
     def read_version(self, extent: wire.Extent, version: int) -> tuple[memoryview, int]:
         """One extent, and the hash of its version, or 0 if it had to be read directly.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -27,6 +28,8 @@ from ioaccel.errors import ConfigError, IOAccelError, UnsupportedURLError
 from ioaccel.sources import PROCESS_LOCAL, Source, SourceSpec, open_source, split_object_url, split_prefix_url
 from ioaccel.sources.base import anything
 from ioaccel.sources.governor import Governor
+
+log = logging.getLogger("ioaccel.engine")
 
 # Extents of a prefetch that are on their way at once: enough to fill any governor's limit.
 _PREFETCH_WAVE = 512
@@ -178,12 +181,17 @@ class Engine:
 
     def _prefetch_all(self) -> None:
         while (request := self._prefetches.get()) is not None:
-            self._prefetch(request, urgent=False)
+            try:
+                self._prefetch(request, urgent=False)
+            except Exception:
+                log.exception("a prefetch failed")
 
     def _prefetch(self, request: wire.Prefetch, *, urgent: bool) -> wire.Prefetched:
         stored = 0
         failures: list[wire.Failure] = []
         for start in range(0, len(request.extents), _PREFETCH_WAVE):
+            if not urgent and request.session not in self.clients.names():
+                break  # whoever asked for it is gone
             items = self._items(request.extents[start : start + _PREFETCH_WAVE], request.sources)
             self._settle(items, request, urgent=urgent)
             for item in items:

@@ -51,6 +51,7 @@ class Item:
     deferred: bool = False
     needs_version: bool = False  # nothing can be fetched before the store has said size and version
     error: Exception | None = None
+    late: StoreTimeoutError | None = None  # a flight that it joined ran out of time
 
     def restart(self) -> None:
         self.known = None
@@ -104,7 +105,7 @@ class Fetcher:
                 return
         for item in items:
             if not _settled(item):
-                item.error = ObjectChangedError(
+                item.error = item.late or ObjectChangedError(
                     f"{item.target.url} kept changing while it was read; wait until it is written, and "
                     "read it again",
                     url=item.target.url,
@@ -177,7 +178,7 @@ class Fetcher:
             # An object that was met by its first block now shows which others it has.
             new = {id(item): item for item, _, _ in wave if item.known is None}
             for item, number, flight in wave:
-                passed += self._land(item, number, flight, oldest_ms)
+                passed += self._land(item, number, flight, oldest_ms, deadline)
             rest += [item for item in new.values() if item.known is not None and not _settled(item)]
             if passed >= ANSWER_BYTES:
                 for item in rest:
@@ -306,7 +307,7 @@ class Fetcher:
             return None
         return Landed(known, entry[0], True, entry[1])
 
-    def _land(self, item: Item, number: int, flight: Flight, oldest_ms: int) -> int:
+    def _land(self, item: Item, number: int, flight: Flight, oldest_ms: int, deadline: float) -> int:
         """Takes a flight's block; returns its bytes if they are in transit."""
         if item.error is not None:
             return 0
@@ -316,6 +317,9 @@ class Fetcher:
                 "allow more time with timeout=",
                 url=item.target.url,
             )
+            return 0
+        if isinstance(flight.error, StoreTimeoutError) and time.monotonic() < deadline:
+            item.late = flight.error  # another reader's, who had less time: ask again
             return 0
         if isinstance(flight.error, ObjectChangedError):
             self._objects.forget(item.target)

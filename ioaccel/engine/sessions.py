@@ -7,6 +7,7 @@ import mmap
 import os
 import struct
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -126,6 +127,7 @@ class Clients:
         self._sessions: dict[str, Session] = {}
         self._pages: dict[ClientPage, Session] = {}
         self._departed: Counter[str] = Counter()
+        self._touched_ms: dict[int, int] = {}  # by position: when a read was last seen there
 
     def join(self, session: str) -> ClientPage:
         page = ClientPage(self._segments)
@@ -138,6 +140,7 @@ class Clients:
         """Keeps what the client counted; its session ends with its last client."""
         with self._lock:
             session = self._pages.pop(page)
+            self._harvest(page, session)
             session.clients -= 1
             if session.clients == 0:
                 del self._sessions[session.name]
@@ -153,8 +156,19 @@ class Clients:
         """The live sessions, with what they have touched up to now."""
         with self._lock:
             for page, session in self._pages.items():
-                session.touched.update(page.take_touched())
+                self._harvest(page, session)
             return list(self._sessions.values())
+
+    def _harvest(self, page: ClientPage, session: Session) -> None:
+        """Collects the segments that a client has read since the last time."""
+        touched = page.take_touched()
+        session.touched.update(touched)
+        self._touched_ms.update(dict.fromkeys(touched, int(time.time() * 1000)))
+
+    def touched_ms(self, position: int) -> int:
+        """When a read of the segment was last seen; 0 if none was."""
+        with self._lock:
+            return self._touched_ms.get(position, 0)
 
     def names(self) -> frozenset[str]:
         """The live sessions."""

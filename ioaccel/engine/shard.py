@@ -61,7 +61,7 @@ class Segment:
     sequence: int = 0
     generation: int = 1
     prefix: str = ""  # what all URLs in it begin with; an open segment's writer knows better
-    used_ms: int = 0  # when a client last read it or the engine last wrote it
+    written_ms: int = 0  # when the engine last wrote it; of a recovered one, its sequence
     writer: Writer | None = None
     appending: int = 0  # blocks on their way into it: it must not be reused meanwhile
 
@@ -161,7 +161,7 @@ class Shard:
                 self.number, segment.number, segment.generation,
             )  # fmt: skip
             segment.use = Use.PART if count else Use.FREE
-            segment.used_ms = segment.sequence
+            segment.written_ms = segment.sequence
             blocks += count
             newest = max(newest, highest, segment.sequence)
         return blocks, newest

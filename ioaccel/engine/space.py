@@ -98,7 +98,7 @@ class Space:
                         return shard, segment, segment.writer, self._sequence
                 if waiting:
                     self._changed.wait(1.0)
-                elif not self._evict_one(usable):
+                elif not self._evict_one(usable, length):
                     return None
 
     def _give_back(
@@ -107,7 +107,7 @@ class Space:
         with self._changed:
             shard.pending -= length
             segment.appending -= 1
-            segment.used_ms = _now_ms()
+            segment.written_ms = _now_ms()
             if appended is None:
                 # Full, or a failed write: the next block tries another segment.
                 if segment.use is Use.OPEN:
@@ -119,8 +119,7 @@ class Space:
             self._changed.notify_all()
 
     def _filled(self, shard: Shard) -> float:
-        stored = self._index.shard_usage(shard.number)[1] + shard.pending
-        return stored / shard.capacity if shard.capacity else 1.0
+        return self._stored(shard) / shard.capacity if shard.capacity else 1.0
 
     def _position(self, shard: Shard, segment: Segment) -> int:
         return self._first[shard.number] + segment.number
@@ -196,8 +195,8 @@ class Space:
 
     # ---- eviction -------------------------------------------------------------------------------
 
-    def _evict_one(self, shards: list[Shard]) -> bool:
-        """Evicts the least recently used segment that no live session reads; whether there was one.
+    def _evict_one(self, shards: list[Shard], length: int) -> bool:
+        """Makes room for ``length`` bytes by evicting a segment that no live session reads; whether it did.
 
         A search that found nothing is not repeated for a second, unless sessions came or went: a
         job whose data set does not fit asks for every block that passes through.
@@ -205,41 +204,49 @@ class Space:
         until, names = self._hopeless
         if time.monotonic() < until and names == self._clients.names():
             return False
-        victims = self._victims(shards)
+        self._retire_orphans()
+        victims = self._victims(shards, length)
         for shard, segment in victims:
             self._free(shard, segment)
         if not victims:
             self._hopeless = (time.monotonic() + 1.0, self._clients.names())
         return bool(victims)
 
-    def _victims(self, shards: list[Shard]) -> list[tuple[Shard, Segment]]:
-        """What to evict: all empty segments, else one that is mostly dead, else one that nobody reads."""
+    def _victims(self, shards: list[Shard], length: int) -> list[tuple[Shard, Segment]]:
+        """What to evict: all empty segments, else one that is mostly dead, else the least recently used
+        of those that nobody reads."""
         idle = [
             (shard, segment)
             for shard in shards
             for segment in shard.segments
             if segment.use in (Use.FULL, Use.PART) and segment.appending == 0
         ]
-        payload = {id(b): self._index.segment_usage(a.number, b.number)[1] for a, b in idle}
-        empty = [(a, b) for a, b in idle if self._index.segment_usage(a.number, b.number)[0] == 0]
+        usage = {id(b): self._index.segment_usage(a.number, b.number) for a, b in idle}
+        empty = [(a, b) for a, b in idle if usage[id(b)][0] == 0]
         if empty:
             return empty
-        # A shard that may take more payload and has no segment for it is full of blocks that were
+        # A shard that may take this payload and has no segment for it is full of blocks that were
         # replaced or evicted one by one.
         dead = [
             (a, b)
             for a, b in idle
-            if self._filled(a) < 1.0 and payload[id(b)] < _MOSTLY_DEAD * a.segment_size
+            if self._stored(a) + length <= a.capacity and usage[id(b)][1] < _MOSTLY_DEAD * a.segment_size
         ]
         if dead:
-            return [min(dead, key=lambda place: payload[id(place[1])])]
+            return [min(dead, key=lambda place: usage[id(place[1])][1])]
         live = self._clients.sessions()
         unused = [
             (a, b)
             for a, b in idle
             if not any(self._position(a, b) in s.touched or s.reads_below(b.prefix) for s in live)
         ]
-        return sorted(unused, key=lambda place: place[1].used_ms)[:1]
+        return sorted(unused, key=lambda place: self._used_ms(*place))[:1]
+
+    def _used_ms(self, shard: Shard, segment: Segment) -> int:
+        return max(segment.written_ms, self._clients.touched_ms(self._position(shard, segment)))
+
+    def _stored(self, shard: Shard) -> int:
+        return self._index.shard_usage(shard.number)[1] + shard.pending
 
     def _free(self, shard: Shard, segment: Segment) -> None:
         blocks, size = self._index.segment_usage(shard.number, segment.number)
@@ -252,17 +259,22 @@ class Space:
 
     def remove(self, key: bytes, location: bytes) -> bool:
         """Takes one block out of the cache, on disk too; whether it was there."""
-        if not self._index.remove(key, location):
-            return False
-        shard_number = int.from_bytes(location[0:2], "little")
-        segment = int.from_bytes(location[4:8], "little")
-        shard = self._shards[shard_number]
+        shard = self._shards[int.from_bytes(location[0:2], "little")]
+        segment = shard.segments[int.from_bytes(location[4:8], "little")]
+        with self._changed:
+            if not self._index.remove(key, location):
+                return False
+            segment.appending += 1  # or it might be begun anew while its header is marked
         try:
-            kill_block(shard.fd, shard.start_of(segment), shard.segment_size, key)
+            kill_block(shard.fd, shard.start_of(segment.number), shard.segment_size, key)
         except OSError as error:
             # It may come back after a restart; then its version is checked as any other's.
             with self._changed:
                 shard.failed(error)
+        finally:
+            with self._changed:
+                segment.appending -= 1
+                self._changed.notify_all()
         return True
 
     def usage(self) -> dict[str, int]:

@@ -37,8 +37,7 @@ class Transit:
         self._changed = threading.Condition()
         self._sequence = 0
         self._appending = [0] * SEGMENTS
-        with self._changed:
-            self._writer, self._number = self._next_segment()
+        self._writer, self._number = self._begin()
         self.passed_bytes = 0
 
     def reader_fd(self) -> int:
@@ -66,12 +65,18 @@ class Transit:
                     self.passed_bytes += length
                     return location
                 if self._writer is writer:
-                    self._writer, self._number = self._next_segment()
+                    self._advance(writer)
 
-    def _next_segment(self) -> tuple[Writer, int]:
-        """The oldest segment, begun anew, once nobody writes to it any more."""
+    def _advance(self, full: Writer) -> None:
+        """Goes over to the oldest segment, once nobody writes to it any more; the caller holds the lock."""
+        oldest = self._sequence % SEGMENTS
+        self._changed.wait_for(lambda: self._appending[oldest] == 0)
+        if self._writer is full:  # or another thread has done it meanwhile
+            self._writer, self._number = self._begin()
+
+    def _begin(self) -> tuple[Writer, int]:
+        """The oldest segment, begun anew."""
         number = self._sequence % SEGMENTS
-        self._changed.wait_for(lambda: self._appending[number] == 0)
         self._sequence += 1
         generation = self._index.forget(self._shard, number)
         start = DATA_START + number * SEGMENT_SIZE

@@ -104,7 +104,7 @@ def test_a_reader_that_was_stopped(s3: SeaweedS3, tmp_path: Path, mine: DataSet,
             return 0
 
     with python(READER, job, progress) as reader:
-        for _ in range(3):
+        for _ in range(2):
             before = rounds()
             wait_for(lambda b=before: rounds() > b + 5, 20)
             time.sleep(draw.uniform(0, 0.05))

@@ -86,7 +86,7 @@ class TestMade:
         with pytest.raises(ConfigError, match="more than the"):
             ioaccel.connect(tmp_path / "cache", "900TB")
 
-    @pytest.mark.parametrize("size", [1, 1000, "64KiB"])
+    @pytest.mark.parametrize("size", [1, "64KiB"])
     def test_a_size_that_is_tiny(self, s3: SeaweedS3, tmp_path: Path, data: DataSet, size: object) -> None:
         with ioaccel.connect(tmp_path, size, s3.storage_options) as cache:  # type: ignore[arg-type]
             assert_right(cache, data)
@@ -191,7 +191,7 @@ class TestDamaged:
             stop_engine(cache)
         return tmp_path
 
-    @pytest.mark.parametrize("seed", range(3))
+    @pytest.mark.parametrize("seed", range(2))
     def test_garbage_in_the_data(self, s3: SeaweedS3, stopped: Path, data: DataSet, seed: int) -> None:
         draw = random.Random(seed)
         size = (stopped / "shard.data").stat().st_size
@@ -237,7 +237,7 @@ class TestDamaged:
             assert cache.resident(data.urls[16:19]) == [100 * KIB, 0, 100 * KIB]
             assert_right(cache, data)
 
-    @pytest.mark.parametrize("left", [0, 10, 64, 65536, 65536 + 5000, 9 * MIB])
+    @pytest.mark.parametrize("left", [0, 64, 65536 + 5000, 9 * MIB])
     def test_the_file_was_truncated(self, s3: SeaweedS3, stopped: Path, data: DataSet, left: int) -> None:
         os.truncate(stopped / "shard.data", left)
         with ioaccel.connect(stopped, "20MB", s3.storage_options) as cache:

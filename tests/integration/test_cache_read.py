@@ -86,7 +86,7 @@ def test_the_first_read_of_an_object_starts_at_its_end(
 def test_random_ranges_of_a_large_object(cold: Cache, data: DataSet) -> None:
     content, draw = data.data("many"), random.Random(5)
     extents = []
-    for _ in range(200):
+    for _ in range(80):
         offset = draw.randrange(len(content))
         extents.append((data.url("many"), offset, draw.randrange(min(len(content) - offset, 6 * MIB) + 1)))
     for batch in (extents[:1], extents[1:30], extents[30:]):
@@ -97,12 +97,15 @@ def test_random_ranges_of_a_large_object(cold: Cache, data: DataSet) -> None:
 def test_a_batch_of_5000(cold: Cache, s3: SeaweedS3, bucket: str) -> None:
     small = DataSet.fill(s3, bucket, [n % 700 for n in range(500)])
     urls = [url for seed in range(10) for url in small.shuffled(seed)]
-    before = cold.status()["store_bytes"]
+    want = {url: small.data(url) for url in small.urls}
+    before = cold.status()
     for _ in range(2):
         batch = cold.read_many(urls)
         assert len(batch) == 5000
-        assert all(view == small.data(url) for view, url in zip(batch, urls, strict=True))
-    assert cold.status()["store_bytes"] - before == small.nbytes
+        assert all(view == want[url] for view, url in zip(batch, urls, strict=True))
+    after = cold.status()
+    hedged = after["store_hedged"] - before["store_hedged"]
+    assert after["store_bytes"] - before["store_bytes"] <= small.nbytes + 700 * hedged
 
 
 def test_cached_and_uncached_duplicates_and_ranges_in_one_batch(cold: Cache, data: DataSet) -> None:

@@ -170,8 +170,8 @@ def test_reads_are_right_whatever_happens(s3: SeaweedS3, bucket: str) -> None:
     run_state_machine_as_test(
         StoreAndCache,
         settings=settings(
-            max_examples=12,
-            stateful_step_count=25,
+            max_examples=6,
+            stateful_step_count=20,
             derandomize=True,
             database=None,
             deadline=None,

@@ -16,7 +16,7 @@ from ioaccel import Cache, IOAccelError, ObjectChangedError, RangeError
 from ioaccel.testing.seaweed import SeaweedS3
 
 KIB, MIB = 1 << 10, 1 << 20
-SECONDS = 4.0
+SECONDS = 3.0
 VERSIONS = 4
 
 

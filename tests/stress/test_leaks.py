@@ -39,13 +39,13 @@ def read_in_every_way(cache: Cache, data: DataSet, n: int) -> None:
         cache.read(urls[0] + "x")
 
 
-def test_descriptors_of_200_rounds_of_reads(s3: SeaweedS3, tmp_path: Path, data: DataSet) -> None:
+def test_descriptors_of_800_reads(s3: SeaweedS3, tmp_path: Path, data: DataSet) -> None:
     with ioaccel.connect(tmp_path, 150 * 30 * KIB, s3.storage_options) as cache:
-        for n in range(20):
+        for n in range(10):
             read_in_every_way(cache, data, n)
         pid = cache.status()["engine_pid"]
         before = open_descriptors(), open_descriptors(pid)
-        for n in range(200):
+        for n in range(100):
             read_in_every_way(cache, data, n)
         assert (open_descriptors(), open_descriptors(pid)) == before
 
@@ -76,7 +76,7 @@ def test_descriptors_of_connections_that_fail(tmp_path: Path) -> None:
 
         fail()
         before = open_descriptors()
-        for _ in range(20):
+        for _ in range(5):
             fail()
         assert open_descriptors() == before
 
@@ -119,14 +119,14 @@ import json, sys
 import ioaccel
 from support import DataSet, resident_bytes
 directory, options, bucket = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
-data = DataSet(bucket, {f"data/{n:05d}": 30 << 10 for n in range(300)})
-with ioaccel.connect(directory, 150 * (30 << 10), options) as cache:
+data = DataSet(bucket, {f"data/{n:05d}": 30 << 10 for n in range(120)})
+with ioaccel.connect(directory, 60 * (30 << 10), options) as cache:
     pid = cache.status()["engine_pid"]
     for epoch in range(21):
         urls = data.shuffled(epoch)
         for start in range(0, len(urls), 20):
             batch = cache.read_many(urls[start : start + 20])
-        for url in urls[:100]:
+        for url in urls[:40]:
             cache.read(url)
             with cache.open(url) as file:
                 file.read()
