@@ -100,9 +100,8 @@ static int current(const struct ia_control *control, const struct ia_entry *entr
     if (entry->state != IA_LIVE && entry->state != IA_UNVERIFIED)
         return 0;
     uint32_t slot = ia_segment_slot(control, entry->at.shard, entry->at.segment);
-    return slot != UINT32_MAX &&
-           atomic_load_explicit(&ia_generations(control)[slot], memory_order_relaxed) ==
-               entry->at.generation;
+    return slot != UINT32_MAX && atomic_load_explicit(&ia_generations(control)[slot],
+                                                      memory_order_relaxed) == entry->at.generation;
 }
 
 /* ---- readers ----------------------------------------------------------------------------- */
@@ -131,8 +130,8 @@ int ia_index_map(int fd, struct ia_index_map **out)
         munmap(base, (size_t)st.st_size);
         return error;
     }
-    *map = (struct ia_index_map){
-        header, (struct ia_slot *)((char *)base + IA_INDEX_HEADER_SIZE), capacity - 1};
+    *map = (struct ia_index_map){header, (struct ia_slot *)((char *)base + IA_INDEX_HEADER_SIZE),
+                                 capacity - 1};
     *out = map;
     return 0;
 }
@@ -218,8 +217,8 @@ static int make_table(uint64_t capacity, uint64_t epoch, int *fd, struct ia_inde
     }
     struct ia_index_header *header = base;
     *header = (struct ia_index_header){IA_INDEX_MAGIC, IA_FORMAT, 0, capacity, epoch};
-    *map = (struct ia_index_map){
-        header, (struct ia_slot *)((char *)base + IA_INDEX_HEADER_SIZE), capacity - 1};
+    *map = (struct ia_index_map){header, (struct ia_slot *)((char *)base + IA_INDEX_HEADER_SIZE),
+                                 capacity - 1};
     *fd = memfd;
     return 0;
 }

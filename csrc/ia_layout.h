@@ -77,7 +77,7 @@ struct ia_block_header {
     uint64_t block_sequence;
     uint64_t object_size;
     uint64_t object_offset;
-    uint64_t checked_ms; /* when the store last said that this version is current */
+    uint64_t checked_ms;  /* when the store last said that this version is current */
     uint32_t data_offset; /* from the start of the segment */
     uint32_t length;
     uint16_t url_len;
@@ -178,7 +178,7 @@ _Static_assert(sizeof(struct ia_location) == 24, "wire layout");
 /* An index entry, unpacked. */
 struct ia_entry {
     uint64_t key[2];
-    uint64_t version;     /* hash of the version string */
+    uint64_t version; /* hash of the version string */
     uint64_t object_size;
     uint64_t checked_ms;
     struct ia_location at;

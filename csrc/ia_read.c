@@ -51,8 +51,8 @@ static uint32_t block_length(uint64_t object_size, uint64_t block)
 }
 
 /* Appends the piece of block number `block` that the extent wants. */
-static int add_piece(struct ia_want *want, uint32_t i, uint64_t block,
-                     const struct ia_location *at, struct ia_pieces *pieces)
+static int add_piece(struct ia_want *want, uint32_t i, uint64_t block, const struct ia_location *at,
+                     struct ia_pieces *pieces)
 {
     uint64_t start = block * IA_BLOCK_SIZE;
     uint64_t from = want->offset > start ? want->offset - start : 0;

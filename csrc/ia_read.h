@@ -31,8 +31,8 @@ struct ia_want {
 
 enum ia_outcome {
     IA_HIT = 0,
-    IA_MISS = 1,       /* not there, not verified, not checked recently, or of mixed versions */
-    IA_PAST_END = 2,   /* the object is there and the extent does not lie inside it */
+    IA_MISS = 1,     /* not there, not verified, not checked recently, or of mixed versions */
+    IA_PAST_END = 2, /* the object is there and the extent does not lie inside it */
 };
 
 /* A run of bytes in one block. */
@@ -41,8 +41,8 @@ struct ia_piece {
     uint32_t skip;   /* bytes of the block before the first wanted one */
     uint32_t length; /* bytes wanted */
     uint8_t *to;
-    int status;      /* out of ia_copy: 0, -ESTALE (moved on), or -errno */
-    uint32_t want;   /* index of the extent it belongs to */
+    int status;                 /* out of ia_copy: 0, -ESTALE (moved on), or -errno */
+    uint32_t want;              /* index of the extent it belongs to */
     struct ia_piece *next_cold; /* ia_copy's own */
 };
 

@@ -217,8 +217,7 @@ static int write_data(struct ia_writer *writer, const struct ia_block *block, co
         crcs[span] = span_crc(seed, data, block->length, span);
     uint32_t padding = round_up(block->length, 4) - block->length;
     struct iovec parts[3] = {{(void *)data, block->length}, {"\0\0\0", padding}, {crcs, 4 * count}};
-    return ia_pwritev_all(writer->at.fd, parts, 3,
-                          (off_t)(writer->at.start + block->data_offset));
+    return ia_pwritev_all(writer->at.fd, parts, 3, (off_t)(writer->at.start + block->data_offset));
 }
 
 int ia_writer_append(struct ia_writer *writer, struct ia_block *block, const void *data)
@@ -310,8 +309,8 @@ int ia_segment_walk(struct ia_extent at, ia_visit visit, void *context)
             if (from == head && filled)
                 break; /* a full window begins here, and still there is no header */
             uint32_t rest = tail - head;
-            ssize_t got =
-                ia_pread_some(at.fd, window, rest < WINDOW ? rest : WINDOW, (off_t)(at.start + head));
+            ssize_t got = ia_pread_some(at.fd, window, rest < WINDOW ? rest : WINDOW,
+                                        (off_t)(at.start + head));
             if (got <= 0) {
                 result = (int)got;
                 break;

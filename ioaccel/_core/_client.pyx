@@ -215,9 +215,11 @@ cdef class View:
 
     def remap(self, int index):
         """Goes over to the engine's new index, and takes ownership of its descriptor."""
+        cdef _IndexMap fresh
         try:
-            self.index = _IndexMap(index)
-            self.view.index = self.index.map
+            fresh = _IndexMap(index)
+            self.view.index = fresh.map
+            self.index = fresh  # the old one goes now, or when the last thread that reads it has done so
         finally:
             close(index)
 

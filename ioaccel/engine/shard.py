@@ -117,6 +117,10 @@ class Shard:
             os.ftruncate(self.fd, max(os.fstat(self.fd).st_size, start + self.segment_size))
         self._allocated = segment.number + 1
 
+    def wipe(self, segment: Segment) -> None:
+        """Ends what is in a segment on disk too, or a restart would bring it back beside its successor."""
+        os.pwrite(self.fd, bytes(8), self.start_of(segment.number))
+
     def failed(self, error: OSError) -> None:
         """Takes note of a failed write: no new blocks until the next try."""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -252,6 +252,10 @@ class Space:
         blocks, size = self._index.segment_usage(shard.number, segment.number)
         segment.generation = self._index.forget(shard.number, segment.number)
         segment.use, segment.prefix = Use.FREE, ""
+        try:
+            shard.wipe(segment)
+        except OSError as error:
+            shard.failed(error)
         for session in self._clients.sessions():
             session.touched.discard(self._position(shard, segment))
         self.evicted_segments += blocks > 0

@@ -1,4 +1,5 @@
-/* What the tests of more than one file share: places for files, and bytes that tell whose they are. */
+/* What the tests of more than one file share: places for files, and bytes that tell whose they are.
+ */
 #ifndef FIXTURE_H
 #define FIXTURE_H
 

@@ -124,17 +124,17 @@ static void all_fields_hold_their_largest_values(void)
 {
     struct fixture f = make();
     struct ia_entry found, entry = {
-        .key = {UINT64_MAX, UINT64_MAX},
-        .version = UINT64_MAX,
-        .object_size = UINT64_MAX,
-        .checked_ms = UINT64_MAX,
-        .at = {.shard = SHARDS - 1,
-               .segment = SEGMENTS - 1,
-               .generation = 1,
-               .offset = UINT32_MAX,
-               .length = UINT32_MAX},
-        .state = IA_UNVERIFIED,
-    };
+                               .key = {UINT64_MAX, UINT64_MAX},
+                               .version = UINT64_MAX,
+                               .object_size = UINT64_MAX,
+                               .checked_ms = UINT64_MAX,
+                               .at = {.shard = SHARDS - 1,
+                                      .segment = SEGMENTS - 1,
+                                      .generation = 1,
+                                      .offset = UINT32_MAX,
+                                      .length = UINT32_MAX},
+                               .state = IA_UNVERIFIED,
+                           };
     CHECK_OK(ia_index_put(f.index, &entry));
     CHECK_EQ(ia_index_get(f.index, entry.key, &found), 1);
     check_same(&found, &entry);
@@ -257,7 +257,7 @@ static void check_table(const struct fixture *f)
     uint64_t slots = ((uint64_t)st.st_size - 4096) / 64;
 
     /* A plain table of the keys that were seen. */
-    uint64_t(*seen)[2] = calloc(2 * slots, sizeof *seen);
+    uint64_t (*seen)[2] = calloc(2 * slots, sizeof *seen);
     uint8_t *taken = calloc(2 * slots, 1);
     uint64_t blocks = 0, bytes = 0;
     for (uint64_t i = 0; i < slots; i++) {

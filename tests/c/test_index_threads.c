@@ -184,7 +184,8 @@ static void a_slot_that_changes_all_the_time(void)
     pthread_t thread[2];
     for (int i = 0; i < 2; i++)
         CHECK_EQ(pthread_create(&thread[i], NULL, read_hot, NULL), 0);
-    for (uint64_t version = 1; version < HOT_ROUNDS || atomic_load(&found_in_all) < 10000; version++)
+    for (uint64_t version = 1; version < HOT_ROUNDS || atomic_load(&found_in_all) < 10000;
+         version++)
         put(0, version, 0);
     atomic_store(&done, 1);
     for (int i = 0; i < 2; i++)

@@ -64,8 +64,8 @@ struct cache {
 
 static struct ia_extent place(const struct cache *c, uint32_t shard, uint32_t segment)
 {
-    return (struct ia_extent){
-        c->view.fd[shard], SEGMENT_SIZE, IA_DATA_START + (uint64_t)segment * SEGMENT_SIZE};
+    return (struct ia_extent){c->view.fd[shard], SEGMENT_SIZE,
+                              IA_DATA_START + (uint64_t)segment * SEGMENT_SIZE};
 }
 
 static struct cache make(enum medium medium)
@@ -134,8 +134,8 @@ static struct ia_entry add_block(struct cache *c, uint64_t object, uint64_t vers
         .checked_ms = NOW,
         .at = {.shard = (uint16_t)shard,
                .segment = c->segment,
-               .generation = ia_generations(c->control)[ia_segment_slot(c->control, shard,
-                                                                        c->segment)],
+               .generation =
+                   ia_generations(c->control)[ia_segment_slot(c->control, shard, c->segment)],
                .offset = block.data_offset,
                .length = block.length},
         .state = IA_LIVE,
@@ -206,7 +206,8 @@ static const uint64_t BLOCK = IA_BLOCK_SIZE;
 
 static void extents_of_every_kind(void)
 {
-    const uint64_t sizes[] = {0, 1, 100000, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 777};
+    const uint64_t sizes[] = {0,     1,         100000,    BLOCK - 1,
+                              BLOCK, BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 777};
     for (enum medium medium = DISK; medium <= MEMORY; medium++) {
         struct cache c = make(medium);
         for (uint64_t object = 0; object < sizeof sizes / sizeof *sizes; object++) {
@@ -415,8 +416,8 @@ static void read_batch(struct cache *c, uint64_t *seed, uint32_t count, uint32_t
                 struct ia_entry entry;
                 CHECK_EQ(ia_index_get(c->index, wants[i].key, &entry), 1);
                 wants[i].object_size = size;
-                CHECK_EQ(ia_resolve_at(&c->view, &wants[i], i, &entry.at,
-                                       length && size - offset, &pieces),
+                CHECK_EQ(ia_resolve_at(&c->view, &wants[i], i, &entry.at, length && size - offset,
+                                       &pieces),
                          IA_HIT);
             } else {
                 CHECK_EQ(ia_resolve(&c->view, &wants[i], i, 0, &pieces), IA_HIT);
@@ -583,8 +584,8 @@ static void the_page_counts_and_marks(void)
     CHECK_OK(ia_client_page_map(fd, &c.view.page));
     const uint8_t *marks = (const uint8_t *)c.view.page + IA_CLIENT_PAGE_SIZE;
 
-    add_object(&c, 1, 1000);          /* shard 1 */
-    add_object(&c, 2, BLOCK + 1);     /* shards 0 and 1 */
+    add_object(&c, 1, 1000);      /* shard 1 */
+    add_object(&c, 2, BLOCK + 1); /* shards 0 and 1 */
     struct ia_pieces pieces = {0};
     struct ia_want wants[2] = {want_of(1, 0, 100), want_of(2, 10, IA_TO_END)};
     CHECK_EQ(ia_resolve(&c.view, &wants[0], 0, 0, &pieces), IA_HIT);

@@ -134,8 +134,8 @@ static void what_is_copied_is_right_while_segments_are_reused(void)
 {
     int fd, page_fd = make_file(MEMORY, IA_CLIENT_PAGE_SIZE + SEGMENTS);
     struct ia_index_map *map;
-    CHECK_OK(ia_control_create(1, (uint32_t[]){SEGMENTS}, (uint64_t[]){SEGMENT_SIZE}, &fd,
-                               &control));
+    CHECK_OK(
+        ia_control_create(1, (uint32_t[]){SEGMENTS}, (uint64_t[]){SEGMENT_SIZE}, &fd, &control));
     atomic_store(&control->owner, 1);
     CHECK_OK(ia_index_create(control, &index_));
     struct ia_client_page header = {

@@ -153,7 +153,7 @@ static struct ia_extent make_segment(enum medium medium, uint32_t size)
 
 static void blocks_of_any_length_come_back(void)
 {
-    static const uint32_t lengths[] = {0,     1,     3,     4,     5,      7,          8,
+    static const uint32_t lengths[] = {0,     1,     3,     4,     5,      7,       8,
                                        65535, 65536, 65537, 65540, 131073, 4194303, IA_BLOCK_SIZE};
     enum { COUNT = sizeof lengths / sizeof *lengths };
     static struct made made[COUNT];
@@ -165,8 +165,8 @@ static void blocks_of_any_length_come_back(void)
         for (int i = 0; i < COUNT; i++) {
             uint32_t room = ia_writer_room(writer);
             CHECK_EQ(append(writer, &made[i], (uint64_t)i, lengths[i]), 0);
-            uint64_t footprint = ia_block_footprint(made[i].block.url_len,
-                                                    made[i].block.version_len, lengths[i]);
+            uint64_t footprint =
+                ia_block_footprint(made[i].block.url_len, made[i].block.version_len, lengths[i]);
             CHECK_EQ(room - ia_writer_room(writer), footprint);
         }
         ia_writer_close(writer);
@@ -611,7 +611,8 @@ static void any_flipped_byte_is_found(void)
         uint32_t crcs = 4 * ((length + 65535) / 65536);
         for (uint32_t n = 0; n < 200; n++) {
             /* Data or CRCs: all bytes of a small block, samples of a large one. */
-            uint32_t byte = padded + crcs <= 200 ? n : (uint32_t)(check_random(&seed) % (padded + crcs));
+            uint32_t byte =
+                padded + crcs <= 200 ? n : (uint32_t)(check_random(&seed) % (padded + crcs));
             if (n == 198)
                 byte = 0;
             if (n == 199)
@@ -759,7 +760,7 @@ static void damage_anywhere_in_the_headers_is_survived(void)
     for (uint32_t byte = 0; byte < begins[CRASH_BLOCKS] + 16; byte++) {
         if (byte == 100)
             byte = IA_SEGMENT_HEADER_SIZE - 100; /* the rest of the prefix is all the same */
-        uint64_t whole = 0; /* headers that end before the damage */
+        uint64_t whole = 0;                      /* headers that end before the damage */
         while (whole < CRASH_BLOCKS && begins[whole + 1] <= byte)
             whole++;
         if (byte < IA_SEGMENT_HEADER_SIZE)
@@ -784,8 +785,8 @@ static void damage_anywhere_in_the_headers_is_survived(void)
             int header_lives = byte >= IA_SEGMENT_HEADER_SIZE || !changed;
             if (kind != GARBLE || byte >= IA_SEGMENT_HEADER_SIZE)
                 CHECK(found >= (header_lives ? whole : 0));
-            uint32_t in_header = byte >= IA_SEGMENT_HEADER_SIZE && whole < CRASH_BLOCKS
-                                     ? byte - begins[whole] : 0;
+            uint32_t in_header =
+                byte >= IA_SEGMENT_HEADER_SIZE && whole < CRASH_BLOCKS ? byte - begins[whole] : 0;
             int dead_field = in_header == 6 || in_header == 7;
             if (kind == GARBLE && byte < begins[CRASH_BLOCKS])
                 CHECK_EQ(found, dead_field ? CRASH_BLOCKS : byte < 4096 ? 0 : whole);
@@ -816,11 +817,11 @@ static void hostile_headers_are_none(void)
     struct ia_writer *writer;
     struct ia_block_header good = plain_header(5);
     static uint8_t forged[1 << 17];
-#define WITH(field, value) \
-    ({ \
+#define WITH(field, value)                \
+    ({                                    \
         struct ia_block_header h_ = good; \
-        h_.field = value; \
-        h_; \
+        h_.field = value;                 \
+        h_;                               \
     })
     struct ia_block_header wrong[] = {
         WITH(magic, IA_BLOCK_MAGIC + 1),

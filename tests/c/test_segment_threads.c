@@ -71,8 +71,9 @@ static int verify(void *context, const struct ia_block *block, uint32_t header_o
     CHECK_EQ(block->url_len, expected.url_len);
     CHECK_MEM(block->url, url, block->url_len);
     CHECK(header_offset < block->data_offset);
-    CHECK_EQ(ia_block_verify(at, block->key, ia_version_hash("v", 1), block->data_offset,
-                             block->length), 1);
+    CHECK_EQ(
+        ia_block_verify(at, block->key, ia_version_hash("v", 1), block->data_offset, block->length),
+        1);
     seen->count++;
     seen->bytes += ia_block_footprint(block->url_len, block->version_len, block->length);
     return 0;

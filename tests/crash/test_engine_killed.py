@@ -77,7 +77,8 @@ def test_a_warm_up_is_cut_off(cache: Cache, data: DataSet, when: float) -> None:
 
 @pytest.mark.slow
 def test_a_reader_whose_engine_is_killed_again_and_again(cache: Cache, data: DataSet) -> None:
-    draw, stop, killed = random.Random(7), threading.Event(), []
+    draw, stop = random.Random(7), threading.Event()
+    killed: list[int] = []
 
     def kill_now_and_then() -> None:
         while not stop.wait(draw.uniform(0.02, 0.6)):
@@ -134,6 +135,24 @@ def test_two_readers_go_on_with_one_new_engine(cache: Cache, data: DataSet, tmp_
     assert all(int(epochs) > 0 for _, epochs in outputs)
     wait_for(lambda: cache.status()["clients"] == 1)
     assert cache.status()["corrupt_blocks"] == 0
+
+
+def test_what_was_evicted_does_not_come_back(s3: SeaweedS3, tmp_path: Path) -> None:
+    """It would come back beside what took its room. Found by tests/property/test_cache_model.py."""
+    names = ["evicted-x", "evicted-y", "evicted-z", "evicted-w"]
+    for name in names:
+        s3.create_bucket(name)
+    x, y, z = (DataSet.fill(s3, name, [1_000_000]) for name in names[:3])
+    w = DataSet.fill(s3, names[3], [2_000_000])
+    for each in (x, y, z, x, w):  # the last one takes the room of the two that were read least recently
+        with ioaccel.connect(tmp_path, 3_200_000, s3.storage_options) as cache:
+            cache.read_many(each.urls)
+            before = cache.resident([*x.urls, *y.urls, *z.urls, *w.urls])
+            if each is w:
+                kill_engine(cache)
+                assert before == [1_000_000, 0, 0, 2_000_000]
+                assert cache.resident([*x.urls, *y.urls, *z.urls, *w.urls]) == before
+        time.sleep(0.01)  # so that it tells which was read last
 
 
 def test_the_kill_of_an_idle_engine_is_not_even_noticed(cache: Cache, data: DataSet) -> None:

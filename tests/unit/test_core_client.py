@@ -177,9 +177,9 @@ def test_a_view_that_cannot_be_made_leaks_nothing(cache: CoreCache, wrong: int) 
 def test_more_shards_than_there_can_be(cache: CoreCache) -> None:
     with no_descriptor_leaks():
         shards = [os.dup(cache.fd) for _ in range(65)]
-        fds = (cache.index.control_fd(), cache.index.index_fd(), os.dup(cache.page_fd))
+        control, index, page = cache.index.control_fd(), cache.index.index_fd(), os.dup(cache.page_fd)
         with pytest.raises(ValueError, match="65 shards"):
-            View(*fds, shards)
+            View(control, index, page, shards)
 
 
 def test_a_remap_that_fails_changes_nothing(cache: CoreCache) -> None:
