@@ -145,6 +145,12 @@ def cold(scratch: Path, s3: SeaweedS3, urls: Sequence[str]) -> dict[str, float]:
     cpu: dict[str, list[float]] = {"ours": [], "obstore": []}
     size = 0
 
+    def epoch(cache: ioaccel.Cache) -> None:
+        # As a job does it: the order is known, and batches are read while others are on their way.
+        cache.prefetch(urls)
+        for start in range(0, len(urls), BATCH):
+            cache.read_many(urls[start : start + BATCH])
+
     def ours() -> float:
         nonlocal size
         with (
@@ -153,7 +159,7 @@ def cold(scratch: Path, s3: SeaweedS3, urls: Sequence[str]) -> dict[str, float]:
         ):
             engine = int(cache.status()["engine_pid"])
             before = time.process_time() + cpu_seconds(engine)
-            taken = seconds(lambda: cache.read_many(urls))
+            taken = seconds(lambda: epoch(cache))
             cpu["ours"].append(time.process_time() + cpu_seconds(engine) - before)
             size = cache.status()["store_bytes"]
         return len(urls) / taken
@@ -177,7 +183,7 @@ def cold(scratch: Path, s3: SeaweedS3, urls: Sequence[str]) -> dict[str, float]:
     ratio = median_ratio(mine, theirs)
     per_gb = {name: statistics.median(figures) / (size / 1e9) for name, figures in cpu.items()}
     for label, figures, cost in (
-        (f"cold read_many, {len(urls)} objects", mine, per_gb["ours"]),
+        (f"prefetch + read_many, {len(urls)}", mine, per_gb["ours"]),
         (f"bare obstore, {IN_FLIGHT} threads", theirs, per_gb["obstore"]),
     ):
         print(f"{label:34} {spread(figures)} objects/s, {cost:.2f} CPU s/GB")
