@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -189,12 +190,24 @@ static int read_waiting(const struct ia_view *view, struct ia_piece *piece)
     return got == (ssize_t)piece->length ? 0 : -EIO;
 }
 
+/* One ia_copy. On the heap, because a helper that is scheduled late finds it when the copy is over.
+ */
 struct work {
-    const struct ia_view *view;
-    struct ia_piece *pieces;
+    const struct ia_view *view; /* the caller's: touched for a claimed piece only */
+    struct ia_piece *pieces;    /* the caller's too */
     uint32_t count;
-    _Atomic uint32_t next, failed;
+    _Atomic uint32_t next, unsettled, failed;
+    _Atomic uint32_t holders; /* threads that may still look here */
+    sem_t settled;            /* posted by whoever settles the last piece */
 };
+
+static void drop(struct work *work)
+{
+    if (atomic_fetch_sub_explicit(&work->holders, 1, memory_order_acq_rel) == 1) {
+        sem_destroy(&work->settled);
+        free(work);
+    }
+}
 
 static void settle(struct work *work, struct ia_piece *piece)
 {
@@ -202,13 +215,14 @@ static void settle(struct work *work, struct ia_piece *piece)
         piece->status = -ESTALE;
     if (piece->status)
         atomic_fetch_add_explicit(&work->failed, 1, memory_order_relaxed);
+    if (atomic_fetch_sub_explicit(&work->unsettled, 1, memory_order_acq_rel) == 1)
+        sem_post(&work->settled);
 }
 
 /* Claims piece after piece. What is not in the page cache is hinted to the disk and put aside, so
  * that all of it is on its way before the first of it is waited for. */
-static void *copy_pieces(void *argument)
+static void copy_pieces(struct work *work)
 {
-    struct work *work = argument;
     struct ia_piece *cold = NULL, **last = &cold;
     uint32_t i;
     while ((i = atomic_fetch_add_explicit(&work->next, 1, memory_order_relaxed)) < work->count) {
@@ -224,28 +238,54 @@ static void *copy_pieces(void *argument)
         *last = piece;
         last = &piece->next_cold;
     }
-    for (struct ia_piece *piece = cold; piece; piece = piece->next_cold) {
+    while (cold) {
+        struct ia_piece *piece = cold;
+        cold = piece->next_cold; /* a settled piece is the caller's again */
         piece->status = read_waiting(work->view, piece);
         settle(work, piece);
     }
+}
+
+static void *help(void *argument)
+{
+    copy_pieces(argument);
+    drop(argument);
     return NULL;
 }
 
-enum { MAX_THREADS = 16 };
+enum { MAX_HELPERS = 16 };
 
 uint32_t ia_copy(const struct ia_view *view, struct ia_piece *pieces, uint32_t count,
                  uint32_t threads)
 {
-    struct work work = {.view = view, .pieces = pieces, .count = count};
-    pthread_t helper[MAX_THREADS];
-    uint32_t helpers = 0;
-    while (helpers + 1 < threads && helpers + 1 < count && helpers < MAX_THREADS &&
-           pthread_create(&helper[helpers], NULL, copy_pieces, &work) == 0)
-        helpers++;
-    copy_pieces(&work);
-    while (helpers > 0)
-        pthread_join(helper[--helpers], NULL);
-    return atomic_load_explicit(&work.failed, memory_order_relaxed);
+    if (count == 0)
+        return 0;
+    struct work alone = {.count = count}, *work = &alone;
+    if (threads > 1 && count > 1) {
+        work = malloc(sizeof *work);
+        if (!work)
+            work = &alone;
+    }
+    *work = (struct work){
+        .view = view, .pieces = pieces, .count = count, .unsettled = count, .holders = 1};
+    sem_init(&work->settled, 0, 0);
+
+    for (uint32_t n = 1; work != &alone && n < threads && n < count && n <= MAX_HELPERS; n++) {
+        pthread_t helper;
+        atomic_fetch_add_explicit(&work->holders, 1, memory_order_relaxed);
+        if (pthread_create(&helper, NULL, help, work) != 0) {
+            atomic_fetch_sub_explicit(&work->holders, 1, memory_order_relaxed);
+            break;
+        }
+        pthread_detach(helper);
+    }
+    copy_pieces(work);
+    while (sem_wait(&work->settled) < 0 && errno == EINTR)
+        ;
+    uint32_t failed = atomic_load_explicit(&work->failed, memory_order_relaxed);
+    if (work != &alone)
+        drop(work);
+    return failed;
 }
 
 /* ---- accounting -------------------------------------------------------------------------- */

@@ -69,10 +69,11 @@ int ia_resolve_at(const struct ia_view *view, struct ia_want *want, uint32_t i,
 void ia_place(const struct ia_want *wants, uint32_t count, struct ia_pieces *pieces,
               uint8_t *buffer);
 
-/* Copies all pieces. With `threads` > 1 the work is shared by that many threads, which live for the
- * call. What is not in the page cache is hinted to the disk all at once before it is waited for.
- * Afterwards piece->status is 0 only where the bytes are certainly the block's. Returns the number
- * of pieces whose status is not 0. */
+/* Copies all pieces. With `threads` > 1 the work is shared by that many threads, or fewer if they
+ * come too late: it returns when the last piece is settled, and a helper that starts after that
+ * touches nothing of the caller's. What is not in the page cache is hinted to the disk all at once
+ * before it is waited for. Afterwards piece->status is 0 only where the bytes are certainly the
+ * block's. Returns the number of pieces whose status is not 0. */
 uint32_t ia_copy(const struct ia_view *view, struct ia_piece *pieces, uint32_t count,
                  uint32_t threads);
 

@@ -380,8 +380,8 @@ class Engine:
         if self.index.segment_usage(shard.number, segment.number)[0] == 0:
             return []
         headers = list_segment(shard.fd, shard.start_of(segment.number), shard.segment_size)
-        # The last one of each key: one that was replaced may stand at the same offset, if it was empty.
-        return list({header[0]: header for header in headers if not header[-1]}.values())
+        # The last one at each place: empty blocks take no room, so several may stand at one offset.
+        return list({(header[0], header[5]): header for header in headers if not header[-1]}.values())
 
     # ---- counters -------------------------------------------------------------------------------
 

@@ -91,6 +91,7 @@ class Shard:
     pending: int = 0  # payload bytes of blocks that are being appended
     written: int = 0
     superblock: bytes | None = None  # still to be written: the disk was full
+    truncated: bool = False  # by somebody else: not to be used until it is opened anew
     _allocated: int = field(default=0)
 
     def start_of(self, segment: int) -> int:
@@ -117,6 +118,17 @@ class Shard:
             os.ftruncate(self.fd, max(os.fstat(self.fd).st_size, start + self.segment_size))
         self._allocated = segment.number + 1
 
+    def was_truncated(self) -> bool:
+        """Whether somebody made the file shorter just now. To be asked before each write, which would
+        make it long again and give readers zeros where their blocks stood."""
+        size = self.start_of(self._allocated) if self._allocated else 0
+        if self.truncated or os.fstat(self.fd).st_size >= size:
+            return False
+        self.failed(OSError(errno.EIO, ""))
+        self.truncated = True
+        self.trouble = f"{self.directory}: its file was truncated; restart the engine to begin it anew"
+        return True
+
     def wipe(self, segment: Segment) -> None:
         """Ends what is in a segment on disk too, or a restart would bring it back beside its successor."""
         os.pwrite(self.fd, bytes(8), self.start_of(segment.number))
@@ -130,13 +142,13 @@ class Shard:
 
     def worked(self) -> None:
         """Takes note of a write that succeeded."""
-        if self.health is not Health.OK:
+        if self.health is not Health.OK and not self.truncated:
             self.health, self.trouble = Health.OK, ""
 
     @property
     def takes_blocks(self) -> bool:
         """Whether to try to write here."""
-        return self.health is Health.OK or time.monotonic() >= self.retry_at
+        return not self.truncated and (self.health is Health.OK or time.monotonic() >= self.retry_at)
 
     def reader_fd(self) -> int:
         """A new read-only descriptor of the file, owned by the caller."""

@@ -81,7 +81,7 @@ class Space:
         the block's sequence."""
         with self._changed:
             while True:
-                usable = [s for s in self._shards if s.takes_blocks]
+                usable = [s for s in self._shards if s.takes_blocks and not self._forget_truncated(s)]
                 waiting = False
                 # The emptiest first: all shards fill up together, whatever their sizes.
                 for shard in sorted(usable, key=self._filled):
@@ -100,6 +100,14 @@ class Space:
                     self._changed.wait(1.0)
                 elif not self._evict_one(usable, length):
                     return None
+
+    def _forget_truncated(self, shard: Shard) -> bool:
+        """Forgets all that a shard held, if its file was truncated by somebody; whether it was."""
+        if not shard.was_truncated():
+            return False
+        for segment in shard.segments:
+            segment.generation = self._index.forget(shard.number, segment.number)
+        return True
 
     def _give_back(
         self, shard: Shard, segment: Segment, length: int, session: Session, appended: bytes | None

@@ -313,6 +313,23 @@ class TestRemoved:
                 assert new.status()["engine_pid"] == pids[1]
         wait_for(lambda: all(map(gone, pids)))
 
+    def test_the_content_of_the_file_while_the_engine_runs(
+        self, s3: SeaweedS3, tmp_path: Path, data: DataSet
+    ) -> None:
+        """An administrator made room; what is written next must not make holes of what was cached."""
+        with ioaccel.connect(tmp_path, "20MB", s3.storage_options) as cache:
+            cache.read_many(data.urls[:50])
+            os.truncate(tmp_path / "shard.data", 0)
+            for _ in range(2):
+                assert cache.read(data.urls[55]) == data.data(data.urls[55])  # one that is new
+                assert_right(cache, data)
+            [shard] = cache.status()["shards"]
+            assert (shard["health"], shard["cached_bytes"]) == ("failing", 0)
+            assert "was truncated" in shard["trouble"]
+            kill_engine(cache)
+            assert_right(cache, data)
+            assert cache.status()["cached_bytes"] == data.nbytes
+
 
 class TestFull:
     def test_a_disk_with_no_room_at_all(self, s3: SeaweedS3, tmp_path: Path, data: DataSet) -> None:
