@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,12 +17,17 @@ def file_info(name: str, size: int, version: str) -> Info:
         return info
     time, _, same_size = version.rpartition("-")
     if same_size == str(size):
-        try:
-            seconds = float(time)
-        except ValueError:
-            return info
-        info["mtime"] = seconds / 1e9 if seconds > 1e12 else seconds  # nanoseconds, but for fsspec's
+        with contextlib.suppress(ValueError):
+            info["mtime"] = _seconds(time)
     return info
+
+
+def _seconds(time: str) -> float:
+    """As ``os.stat`` rounds it, where nanoseconds are given; fsspec's file systems give seconds."""
+    if not time.isdigit() or len(time) < 13:
+        return float(time)
+    whole, nanoseconds = divmod(int(time), 10**9)
+    return whole + 1e-9 * nanoseconds
 
 
 def directory_info(name: str) -> Info:

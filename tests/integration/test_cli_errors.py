@@ -216,6 +216,8 @@ def test_a_runtime_directory_that_cannot_be_used(cli: Cli) -> None:
 
 def test_an_interrupt(cli: Cli, data: DataSet) -> None:
     """Ctrl-C while the store does not answer: at once, without a traceback."""
+    # A test run in the background of a shell inherits that Ctrl-C is ignored, and so would the program.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         process = subprocess.Popen(
@@ -224,6 +226,7 @@ def test_an_interrupt(cli: Cli, data: DataSet) -> None:
             stderr=subprocess.PIPE,
             text=True,
         )
+        signal.signal(signal.SIGINT, before)
         with process:
             connection, _ = silent.accept()
             begun = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import fsspec
@@ -96,3 +97,11 @@ def test_directories_of() -> None:
     assert directories_of(["b/a"], "b/a") == set()
     assert directories_of(["/a/x", "/y"], "/") == {"/a"}
     assert directories_of([], "b") == set()
+
+
+@pytest.mark.parametrize("nanoseconds", [1795431666_215009690, 1795431666_000000001, 1795431666_999999999])
+def test_a_time_is_rounded_as_the_system_rounds_it(nanoseconds: int, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    os.utime(file, ns=(nanoseconds, nanoseconds))
+    assert file_info("a", 8, f"{nanoseconds}-8")["mtime"] == os.stat(file).st_mtime
