@@ -152,6 +152,7 @@ enum ia_counter {
     IA_MISSES,
     IA_MISS_BYTES,
     IA_DIRECT_BYTES, /* read from the source by the client itself */
+    IA_DISK_NS,      /* its threads waited for the disk, ns */
     IA_COUNTERS = 8,
 };
 struct ia_client_page {

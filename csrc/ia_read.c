@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- extents to pieces ------------------------------------------------------------------- */
@@ -181,13 +182,31 @@ static int read_cached(const struct ia_view *view, struct ia_piece *piece)
     return -EAGAIN; /* in part, not at all, or a file system without RWF_NOWAIT: read it again */
 }
 
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
 static int read_waiting(const struct ia_view *view, struct ia_piece *piece)
 {
+    uint64_t begun = now_ns();
     ssize_t got = ia_pread_some(view->fd[piece->at.shard], piece->to, piece->length,
                                 file_offset(view, piece));
+    if (view->page)
+        ia_client_page_add(view->page, IA_DISK_NS, now_ns() - begun);
     if (got < 0)
         return (int)got;
     return got == (ssize_t)piece->length ? 0 : -EIO;
+}
+
+void ia_hint(const struct ia_view *view, const struct ia_piece *pieces, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (pieces[i].length)
+            posix_fadvise(view->fd[pieces[i].at.shard], file_offset(view, &pieces[i]),
+                          pieces[i].length, POSIX_FADV_WILLNEED);
 }
 
 /* One ia_copy. On the heap, because a helper that is scheduled late finds it when the copy is over.
@@ -232,8 +251,7 @@ static void copy_pieces(struct work *work)
             settle(work, piece);
             continue;
         }
-        posix_fadvise(work->view->fd[piece->at.shard], file_offset(work->view, piece),
-                      piece->length, POSIX_FADV_WILLNEED);
+        ia_hint(work->view, piece, 1);
         piece->next_cold = NULL;
         *last = piece;
         last = &piece->next_cold;
@@ -319,6 +337,11 @@ void ia_client_page_unmap(struct ia_client_page *page)
 void ia_client_page_add(struct ia_client_page *page, enum ia_counter counter, uint64_t value)
 {
     atomic_fetch_add_explicit(&page->counter[counter], value, memory_order_relaxed);
+}
+
+uint64_t ia_client_page_get(const struct ia_client_page *page, enum ia_counter counter)
+{
+    return atomic_load_explicit(&page->counter[counter], memory_order_relaxed);
 }
 
 void ia_account(const struct ia_view *view, const struct ia_piece *pieces, uint32_t count)

@@ -69,6 +69,10 @@ int ia_resolve_at(const struct ia_view *view, struct ia_want *want, uint32_t i,
 void ia_place(const struct ia_want *wants, uint32_t count, struct ia_pieces *pieces,
               uint8_t *buffer);
 
+/* Asks the kernel to read the pieces ahead that are not in its page cache. One system call a piece,
+ * which waits for no disk. */
+void ia_hint(const struct ia_view *view, const struct ia_piece *pieces, uint32_t count);
+
 /* Copies all pieces. With `threads` > 1 the work is shared by that many threads, or fewer if they
  * come too late: it returns when the last piece is settled, and a helper that starts after that
  * touches nothing of the caller's. What is not in the page cache is hinted to the disk all at once
@@ -81,8 +85,9 @@ uint32_t ia_copy(const struct ia_view *view, struct ia_piece *pieces, uint32_t c
 int ia_client_page_map(int fd, struct ia_client_page **page);
 void ia_client_page_unmap(struct ia_client_page *page);
 
-/* Adds to one counter. */
+/* Adds to one counter, and reads one. */
 void ia_client_page_add(struct ia_client_page *page, enum ia_counter counter, uint64_t value);
+uint64_t ia_client_page_get(const struct ia_client_page *page, enum ia_counter counter);
 
 /* Adds to the client's counters and marks the segments that were read. */
 void ia_account(const struct ia_view *view, const struct ia_piece *pieces, uint32_t count);

@@ -19,7 +19,7 @@ from ioaccel.errors import IOAccelError, _rebuild
 from ioaccel.sources import SourceSpec
 
 # Grows with every change that an engine and a client of different releases would trip over.
-PROTOCOL = 1
+PROTOCOL = 2
 
 # Where an engine listens: this name in the first of its directories.
 SOCKET = "engine.sock"
@@ -73,6 +73,8 @@ class Fetch(Message, frozen=True):
     timeout: float  # seconds
     # What the client could not read where it was told to: to be fetched anew.
     unreadable: list[int] = []
+    # Of an extent to the end of its object that is longer than this, only size and version are asked.
+    most: int | None = None
 
 
 class Prefetch(Message, frozen=True):
@@ -129,6 +131,21 @@ class Evict(Message, frozen=True):
     url: str
 
 
+class Post(Message, frozen=True):
+    """Leaves a note for the other processes of a session."""
+
+    session: str
+    board: str
+    note: bytes
+
+
+class Collect(Message, frozen=True):
+    """Asks for the notes on a board, and takes them away."""
+
+    session: str
+    board: str
+
+
 class Verify(Message, frozen=True):
     """Checks the blocks of one segment; ``position`` counts through the segments of all shards."""
 
@@ -161,6 +178,8 @@ Request = (
     | Manifest
     | Residency
     | Evict
+    | Post
+    | Collect
     | Verify
     | Usage
     | Status
@@ -268,6 +287,12 @@ class Evicted(Message, frozen=True):
     bytes: int
 
 
+class Notes(Message, frozen=True):
+    """What stood on a board, in the order in which it came."""
+
+    notes: list[bytes]
+
+
 class Verified(Message, frozen=True):
     """What one segment held; ``corrupt`` names the URLs of blocks that were removed."""
 
@@ -302,6 +327,7 @@ Answer = (
     | ManifestFile
     | Resident
     | Evicted
+    | Notes
     | Verified
     | Used
     | State

@@ -34,6 +34,7 @@ BLOCK_SIZE = IA_BLOCK_SIZE
 HIT = IA_HIT
 MISS = IA_MISS
 PAST_END = IA_PAST_END
+TOO_LONG = IA_PAST_END + 1  # `read` only: the extent is longer than the caller wants
 
 # "The rest of the object", for a length.
 cdef uint64_t TO_END = <uint64_t>-1
@@ -234,6 +235,11 @@ cdef class View:
         return (ia_owner_alive(self.view.control) == 1
                 and ia_current_epoch(self.view.control) == ia_index_epoch(self.view.index))
 
+    @property
+    def disk_seconds(self):
+        """How long the threads of this client have waited for the disk."""
+        return ia_client_page_get(self.view.page, IA_DISK_NS) / 1e9
+
     def add_direct(self, uint64_t count):
         """Counts bytes that this client read from the source itself."""
         ia_client_page_add(self.view.page, IA_DIRECT_BYTES, count)
@@ -278,11 +284,11 @@ cdef int copy_now(View view, ia_pieces *pieces, uint32_t threads) noexcept nogil
 
 
 def read(View view not None, Keyring ring not None, str url not None, uint64_t offset, length,
-         uint64_t oldest_ms, uint64_t version=0):
-    """The bytes of one cached extent; MISS or PAST_END when it cannot be served.
+         uint64_t oldest_ms, uint64_t version=0, uint64_t most=TO_END):
+    """The bytes of one cached extent; MISS, PAST_END or TOO_LONG when it cannot be served.
 
     ``length`` is None for the rest of the object. ``oldest_ms``: a version that was last checked
-    earlier does not count. ``version``: nor does any but this, if it is not 0.
+    earlier does not count. ``version``: nor does any but this, if it is not 0. ``most``: bytes.
     """
     cdef ia_want want
     cdef ia_pieces pieces
@@ -302,6 +308,8 @@ def read(View view not None, Keyring ring not None, str url not None, uint64_t o
         look_up(view, &want, 1, oldest_ms, &pieces)
         if check(want.status, url) != IA_HIT:
             return want.status
+        if want.length > most:
+            return TOO_LONG
         result = PyBytes_FromStringAndSize(NULL, want.length)
         to = <uint8_t *>PyBytes_AS_STRING(result)
         with nogil:
@@ -434,6 +442,12 @@ cdef class Request:
         for i in unreadable:
             self._want(i).status = IA_MISS
         return look_up(view, self.wants, self.count, oldest_ms, &self.pieces)
+
+    def hint(self):
+        """Asks the kernel to read what was found ahead, where it is not in memory; waits for nothing."""
+        if self.view is not None:
+            with nogil:
+                ia_hint(&self.view.view, self.pieces.piece, self.pieces.count)
 
     def unresolve(self):
         """Forgets which versions were found: the extents are read in another way."""

@@ -23,7 +23,7 @@ FORMAT = IA_FORMAT
 MAX_SHARDS = IA_MAX_SHARDS
 SEGMENT_HEADER_SIZE = IA_SEGMENT_HEADER_SIZE
 CLIENT_PAGE_SIZE = IA_CLIENT_PAGE_SIZE
-CLIENT_COUNTERS = ("hits", "hit_bytes", "misses", "miss_bytes", "direct_bytes")
+CLIENT_COUNTERS = ("hits", "hit_bytes", "misses", "miss_bytes", "direct_bytes", "disk_ns")
 
 
 cdef int check(int result, str what) except -1:

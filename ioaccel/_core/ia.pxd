@@ -13,6 +13,7 @@ cdef extern from "ia_layout.h" nogil:
         IA_FORMAT
         IA_COUNTERS
         IA_DIRECT_BYTES
+        IA_DISK_NS
         IA_CLIENT_PAGE_SIZE
         IA_MAX_URL
         IA_MAX_VERSION
@@ -182,7 +183,9 @@ cdef extern from "ia_read.h" nogil:
                       const ia_location *locations, uint32_t count, ia_pieces *pieces)
     void ia_place(const ia_want *wants, uint32_t count, ia_pieces *pieces, uint8_t *buffer)
     uint32_t ia_copy(const ia_view *view, ia_piece *pieces, uint32_t count, uint32_t threads)
+    void ia_hint(const ia_view *view, const ia_piece *pieces, uint32_t count)
     int ia_client_page_map(int fd, ia_client_page **page)
     void ia_client_page_unmap(ia_client_page *page)
     void ia_client_page_add(ia_client_page *page, int counter, uint64_t value)
+    uint64_t ia_client_page_get(const ia_client_page *page, int counter)
     void ia_account(const ia_view *view, const ia_piece *pieces, uint32_t count)

@@ -11,8 +11,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from ioaccel import wire
 from ioaccel._core._client import (
     HIT,
     PAST_END,
+    TOO_LONG,
     Buffer,
     Keyring,
     Request,
@@ -50,6 +52,14 @@ _PIECE = 32 << 20
 COPY_THREADS = min(4, os.cpu_count() or 1)
 
 
+class TooLong(Exception):
+    """The object is longer than the caller wants to have."""
+
+    def __init__(self, size: int, version: int) -> None:
+        self.size = size
+        self.version = version
+
+
 class Reader:
     """One cache, as one process tree reads it. Any thread; survives fork and pickling."""
 
@@ -68,6 +78,7 @@ class Reader:
         self._sources: dict[str, SourceSpec] = {}
         self._ring = Keyring()
         self._closed = False
+        self.waited_seconds = 0.0  # for what was not cached; threads that wait together count together
         for spec in (sources or {}).values():
             self._add(spec)
         self._reset()
@@ -94,9 +105,20 @@ class Reader:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
+    def with_options(self, scheme: str, options: Mapping[str, Any]) -> Reader:
+        """A reader of the same cache and session that reaches the stores of a scheme in another way."""
+        config = replace(self.config, storage_options={scheme: dict(options)})
+        return Reader(config, self.session, self.started_ms, self.timeout)
+
     def begin_session(self) -> None:
         """From now on, what the store said before counts only with ``max_age`` or ``immutable``."""
         self.started_ms = int(time.time() * 1000)
+
+    @property
+    def disk_seconds(self) -> float:
+        """How long copies have waited for the disk, in all threads of this process."""
+        view = self._view
+        return view.disk_seconds if view is not None else 0.0
 
     def close(self) -> None:
         """Hangs up; the private engine leaves after its last client."""
@@ -229,6 +251,20 @@ class Reader:
         data = read(view, self._ring, url, offset, length, self.oldest_ms(), version)
         return data if type(data) is bytes else None
 
+    def read_small(self, url: str, most: int) -> bytes | tuple[int, int]:
+        """A whole object, if it has at most ``most`` bytes; else its size and the hash of its version."""
+        view = self._current()
+        if view is not None:
+            data = read(view, self._ring, url, 0, None, self.oldest_ms(), 0, most)
+            if type(data) is bytes:
+                return data
+            if data != TOO_LONG:
+                try:
+                    return bytes(self._read_batch(self._request([url]), most)[0])
+                except TooLong as long:
+                    return long.size, long.version
+        return self.size_and_version(url)
+
     def hit_into(self, url: str, offset: int, target: memoryview, version: int) -> bool:
         """Fills ``target`` with cached bytes of a version from ``offset`` on; whether they are cached."""
         view = self._current()
@@ -250,6 +286,48 @@ class Reader:
             raise ConfigError(f"expected a list of extents, not one URL: {extents!r}; put it into a list")
         return Request(extents, self._ring, self.canonical)
 
+    def read_all_small(self, urls: list[str], most: int) -> Batch:
+        """Many whole objects; TooLong if one of them, that was not cached, has more than ``most`` bytes."""
+        return self._read_batch(self._request(urls), most)
+
+    def missing(self, extents: Iterable[Any], *, hint: bool = False) -> list[wire.Extent]:
+        """Those extents that are not cached. With ``hint``, the kernel reads ahead what is."""
+        request = self._request(extents)
+        view = self._current()
+        if view is not None:
+            request.lookup(view, self.oldest_ms())
+            if hint:
+                request.hint()
+        every = request.extents()
+        return [every[i] for i in request.missing()]
+
+    def cached_bytes(self, extents: Iterable[Any]) -> int:
+        """Bytes of those extents that are cached."""
+        request = self._request(extents)
+        view = self._current()
+        if view is None:
+            return 0
+        request.lookup(view, self.oldest_ms())
+        missing = set(request.missing())
+        rest = ((i, extent) for i, extent in enumerate(request.extents()) if i not in missing)
+        return sum(
+            request.object_size(i) - offset if length is None else length for i, (_, offset, length) in rest
+        )
+
+    def prefetch(self, extents: list[wire.Extent]) -> None:
+        """Asks for extents with canonical URLs to be cached soon."""
+        sources = self.sources_of(extent[0] for extent in extents)
+        self.ask(wire.Prefetch(self.session, sources, extents, self.oldest_ms(), self.timeout))
+
+    def post(self, board: str, note: bytes) -> None:
+        """Leaves a note for other processes of the session; it is lost if there is no engine."""
+        self.ask(wire.Post(self.session, board, note))
+
+    def collect(self, board: str) -> list[bytes]:
+        """The notes that were left, and are taken away."""
+        answer = self.ask(wire.Collect(self.session, board))
+        return answer.notes if isinstance(answer, wire.Notes) else []
+
     def read_version(self, extent: wire.Extent, version: int) -> tuple[memoryview, int]:
         """One extent, and the hash of its version, or 0 if it had to be read directly.
 
@@ -270,10 +348,11 @@ class Reader:
         info = self.direct.stat(request.extents()[0][0], self.timeout)
         return info.size, version_hash(info.version)
 
-    def _read_batch(self, request: Request) -> Batch:
+    def _read_batch(self, request: Request, most: int | None = None) -> Batch:
         """Looks up, asks for what is missing, copies; and again, if it was evicted in between.
 
-        Without an engine, or when that goes on, the source is read directly.
+        Without an engine, or when that goes on, the source is read directly. If the engine finds an
+        object that is longer than ``most``, TooLong is raised.
         """
         unreadable: list[int] = []
         for _ in range(_ROUNDS):
@@ -282,7 +361,7 @@ class Reader:
                 break
             others: dict[int, wire.Deferred | wire.Uncached] | None = {}
             if request.lookup(view, self.oldest_ms(), unreadable):
-                others = self._ask_for(request, unreadable)
+                others = self._ask_for(request, unreadable, most)
                 if others is None:
                     continue
             offsets = np.empty(len(request) + 1, np.int64)
@@ -294,7 +373,7 @@ class Reader:
         return self._read_directly(request)
 
     def _ask_for(
-        self, request: Request, unreadable: list[int]
+        self, request: Request, unreadable: list[int], most: int | None = None
     ) -> dict[int, wire.Deferred | wire.Uncached] | None:
         """Resolves what is missing from the engine's answer. Raises the first error in it.
 
@@ -312,14 +391,19 @@ class Reader:
             self.oldest_ms(),
             self.timeout,
             [n for n, i in enumerate(missing) if i in bad],
+            most,
         )
         link = self._link
+        begun = time.perf_counter()
         answers = self.ask(message)
+        self.waited_seconds += time.perf_counter() - begun
         if link is None or self._link is not link or not isinstance(answers, wire.Answers):
             return None  # what another engine says does not fit the view that was looked up
         others: dict[int, wire.Deferred | wire.Uncached] = {}
         for i, answer in zip(missing, answers.results, strict=True):
             if isinstance(answer, wire.Found):
+                if most is not None and answer.object_size > most:
+                    raise TooLong(answer.object_size, answer.version)
                 if request.pinned not in (0, answer.version):
                     raise changed(extents[i][0])
                 if request.resolve(i, answer.object_size, answer.version, answer.locations) == PAST_END:

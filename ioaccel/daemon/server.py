@@ -181,6 +181,11 @@ class _Connection:
                 return engine.residency(request)
             case wire.Evict():
                 return engine.evict(request)
+            case wire.Post():
+                engine.clients.session(request.session).post(request.board, request.note)
+                return wire.Done()
+            case wire.Collect():
+                return wire.Notes(engine.clients.session(request.session).collect(request.board))
             case wire.Verify():
                 return engine.verify(request)
             case wire.Usage():

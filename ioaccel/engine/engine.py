@@ -148,6 +148,9 @@ class Engine:
         for i in request.unreadable:
             if isinstance(item := items[i], Item):
                 self.fetcher.drop(item)
+        for item in items:
+            if isinstance(item, Item):
+                item.most = request.most
         self._settle(items, request, urgent=True)
         return wire.Answers([_answer(item) for item in items])
 

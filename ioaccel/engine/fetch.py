@@ -45,6 +45,7 @@ class Item:
     target: Target
     offset: int
     length: int | None
+    most: int | None = None  # bytes; of a longer extent to the end, no blocks are wanted
     known: Known | None = None
     blocks: dict[int, bytes] = field(default_factory=dict)  # block number -> location
     stored: bool = True  # every block is in the cache, none in transit
@@ -61,6 +62,8 @@ class Item:
         """The blocks that the extent touches; the object must be known."""
         assert self.known is not None
         length = self.known.size - self.offset if self.length is None else self.length
+        if self.length is None and self.most is not None and length > self.most:
+            length = 0
         if self.offset + length > self.known.size or length < 0:
             raise RangeError(
                 f"{self.target.url} has {self.known.size} bytes, and {self.offset}..{self.offset + length} "

@@ -21,6 +21,9 @@ _ROOTS_A_BUCKET = 16
 # a bucket counts as its data, so that its own is not mistaken for what somebody else left.
 _BLOCKS_TO_SHOW_INTEREST = 256
 
+# Notes that nobody collects are not kept beyond this; a note is some KB, and collected once a batch.
+_MOST_NOTES_BYTES = 16 << 20
+
 
 class ClientPage:
     """The memory that one client writes and the engine reads: counters, and a byte a segment.
@@ -38,7 +41,7 @@ class ClientPage:
 
     def counters(self) -> dict[str, int]:
         """What the client has counted so far."""
-        return dict(zip(CLIENT_COUNTERS, struct.unpack_from("<5Q", self._map, 16), strict=True))
+        return dict(zip(CLIENT_COUNTERS, struct.unpack_from("<6Q", self._map, 16), strict=True))
 
     def take_touched(self) -> list[int]:
         """The segments read since the last call, as positions in the generation table."""
@@ -62,6 +65,7 @@ class Session:
     blocks_asked: int = 0
     touched: set[int] = field(default_factory=set)  # positions in the generation table
     _roots: dict[str, dict[str, str]] = field(default_factory=dict)  # bucket -> first part -> root
+    _boards: dict[str, list[bytes]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)  # several clients ask at once
 
     def asked(self, url: str) -> None:
@@ -82,6 +86,18 @@ class Session:
                 self._roots[bucket] = {"": bucket}
         elif not url.startswith(root):
             roots[first] = directory_of(_common_prefix(root, url))
+
+    def post(self, board: str, note: bytes) -> None:
+        """Keeps a note until it is collected, or the session ends."""
+        with self._lock:
+            notes = self._boards.setdefault(board, [])
+            if sum(map(len, notes)) + len(note) <= _MOST_NOTES_BYTES:
+                notes.append(note)
+
+    def collect(self, board: str) -> list[bytes]:
+        """The notes on a board, which is empty afterwards."""
+        with self._lock:
+            return self._boards.pop(board, [])
 
     def reads_below(self, prefix: str) -> bool:
         """Whether a segment whose URLs all begin with ``prefix`` may hold what the session reads."""

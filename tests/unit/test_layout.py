@@ -315,7 +315,7 @@ def test_client_page() -> None:
     page = _engine.client_page(3)
     assert len(page) == CLIENT_PAGE.size == 80
     assert CLIENT_PAGE.unpack(page) == (b"IIOACLI1", 1, 3, *[0] * 8)
-    assert _engine.CLIENT_COUNTERS == ("hits", "hit_bytes", "misses", "miss_bytes", "direct_bytes")
+    assert _engine.CLIENT_COUNTERS == ("hits", "hit_bytes", "misses", "miss_bytes", "direct_bytes", "disk_ns")
 
     cache = CoreCache()
     cache.start(1)

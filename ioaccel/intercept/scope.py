@@ -1,0 +1,203 @@
+"""The reads of one piece of a program: where they are served from, and what they were."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from time import perf_counter
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from ioaccel.client.file import BUFFER_SIZE, BufferedObjectFile
+from ioaccel.client.reader import Reader, TooLong
+from ioaccel.intercept.served import RangesFile, WholeFile
+from ioaccel.sources import split
+from ioaccel.sources.urls import canonical
+
+log = logging.getLogger("ioaccel")
+
+# Up to this an object is read whole when it is opened: it is one block of the cache, so nothing more is
+# fetched than for its first byte, and one read costs less than a file does. Larger ones are read as they
+# are asked for.
+_WHOLE_BYTES = 4 << 20
+
+
+# Pieces of large objects that one batch reads ahead: beyond this each read asks for its own.
+_AHEAD_BYTES = 64 << 20
+
+
+class Read(NamedTuple):
+    """One extent that was read: ``store`` is the identity of its store, in hexadecimal."""
+
+    store: str
+    url: str
+    offset: int
+    length: int | None
+
+
+class Target(NamedTuple):
+    """A store, as the program reaches it."""
+
+    store: str
+    reader: Reader
+
+
+class Scope:
+    """Serves the reads of the thread that has entered it.
+
+    ``reads`` grows by what was read, in order; ``seconds`` by the time that it took. One thread at a time.
+    """
+
+    def __init__(self, reader: Reader, directories: Iterable[str | os.PathLike[str]] = ()) -> None:
+        self._reader = reader
+        self._directories = tuple(os.path.join(os.path.abspath(d), "") for d in directories)
+        self._targets: dict[tuple[str, str], Target] = {}  # by scheme and options
+        self.stores: dict[str, Reader] = {}  # by identity
+        self.reads: list[Read] = []
+        self.held: dict[tuple[str, str], memoryview] = {}  # whole objects read ahead, by store and URL
+        self.seconds = 0.0
+        self.refused: dict[str, str] = {}  # why reads were left to the original, by what was read
+        install(files=bool(self._directories))
+
+    def __enter__(self) -> Self:
+        _local.scopes = [*getattr(_local, "scopes", ()), self]
+        _local.scope = self
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _local.scopes.pop()
+        _local.scope = _local.scopes[-1] if _local.scopes else None
+
+    # ---- where ----------------------------------------------------------------------------------
+
+    def target(self, scheme: str, options: Mapping[str, Any]) -> Target:
+        """The store of a scheme that is reached with these options. Raises ConfigError for unknown ones."""
+        key = (scheme, repr(sorted(options.items())))
+        target = self._targets.get(key)
+        if target is None:
+            scheme = split(f"{scheme}://x/x")[0]
+            reader = self._reader.with_options(scheme, options) if options else self._reader
+            target = self._targets[key] = self.target_of(reader, scheme)
+        return target
+
+    def target_of(self, reader: Reader, scheme: str) -> Target:
+        """The store of a scheme as a reader reaches it."""
+        store = reader.spec_of(scheme).identity.hex()
+        return Target(store, self.stores.setdefault(store, reader))
+
+    def path(self, path: Any) -> str | None:
+        """The absolute path, if it lies below one of the directories."""
+        text = os.fsdecode(path)
+        if not text.startswith(self._directories) or "/." in text:
+            text = os.path.abspath(text)
+        return text if text.startswith(self._directories) else None
+
+    # ---- reading --------------------------------------------------------------------------------
+
+    def open(self, target: Target, url: str, name: str) -> WholeFile | BufferedObjectFile | None:
+        """The object as a file, or None if the cache cannot serve it."""
+        begun = perf_counter()
+        try:
+            data = self._whole(target, url)
+            if isinstance(data, bytes):
+                return WholeFile(data, name)
+            size, version = data
+            return BufferedObjectFile(
+                RangesFile(self, target, canonical(url), name, size, version), BUFFER_SIZE
+            )
+        except Exception as error:  # noqa: BLE001  # the original function will say it in its own words
+            self.refuse(url, error)
+            return None
+        finally:
+            self.seconds += perf_counter() - begun
+
+    def read(self, target: Target, url: str, offset: int = 0, length: int | None = None) -> bytes | None:
+        """Bytes of the object, or None if the cache cannot serve them."""
+        begun = perf_counter()
+        try:
+            if offset == 0 and length is None:
+                data = self._whole(target, url)
+                if isinstance(data, bytes):
+                    return data
+            reader = target.reader
+            found = reader.hit(url, offset, length)
+            if found is None:
+                found = bytes(reader.read_batch([(url, offset, length)])[0])
+        except Exception as error:  # noqa: BLE001
+            self.refuse(url, error)
+            return None
+        else:
+            self.reads.append(Read(target.store, url, offset, length))
+            return found
+        finally:
+            self.seconds += perf_counter() - begun
+
+    def _whole(self, target: Target, url: str) -> bytes | tuple[int, int]:
+        held = self.held.get((target.store, url))
+        data = bytes(held) if held is not None else target.reader.read_small(url, _WHOLE_BYTES)
+        if isinstance(data, bytes):
+            self.reads.append(Read(target.store, url, 0, None))
+        return data
+
+    def read_ahead(self, reads: Sequence[Read]) -> None:
+        """Asks for all that is missing among these extents at once; the next opens find it.
+
+        Errors are left to whoever reads.
+        """
+        begun = perf_counter()
+        self.held.clear()
+        for store, reader in list(self.stores.items()):
+            wanted = list(dict.fromkeys(r[1:] for r in reads if r.store == store))
+            try:
+                self._read_missing(store, reader, reader.missing(wanted))
+            except TooLong:
+                pass  # what is small was fetched nevertheless
+            except Exception as error:  # noqa: BLE001
+                log.debug("read ahead: %s", error)
+        self.seconds += perf_counter() - begun
+
+    def _read_missing(
+        self, store: str, reader: Reader, missing: Sequence[tuple[str, int, int | None]]
+    ) -> None:
+        whole = [url for url, offset, length in missing if offset == 0 and length is None]
+        if whole:
+            self.held.update(
+                ((store, url), data)
+                for url, data in zip(whole, reader.read_all_small(whole, _WHOLE_BYTES), strict=True)
+            )
+        pieces = [extent for extent in missing if extent[2] is not None]
+        if pieces and sum(length or 0 for _, _, length in pieces) <= _AHEAD_BYTES:
+            reader.read_batch(pieces)  # they are cached now, or pass through once more
+
+    def refuse(self, what: str, why: object) -> None:
+        """Takes note of a read that is left to the original function."""
+        if len(self.refused) < 100:
+            self.refused.setdefault(what, str(why))
+
+
+class _Local(threading.local):
+    scope: Scope | None = None
+    scopes: list[Scope]
+
+
+_local = _Local()
+
+
+def current() -> Scope | None:
+    """The scope that this thread is in."""
+    return _local.scope
+
+
+def install(*, files: bool) -> None:
+    """Puts the shims in place, once in a process: they do nothing outside a scope."""
+    from ioaccel.intercept import caches, filesystems
+    from ioaccel.intercept import files as opened
+
+    filesystems.install()
+    caches.install()
+    if files:
+        opened.install()

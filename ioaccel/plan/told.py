@@ -1,0 +1,71 @@
+"""What a data set tells of the files behind its samples."""
+
+from __future__ import annotations
+
+import bisect
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+# Attributes under which data sets keep the names of their samples' files, the commonest first:
+# torchvision's and timm's folders, Hugging Face's and hand-written ones.
+ATTRIBUTES = ("samples", "imgs", "files", "paths", "urls", "keys")
+
+# The names behind one index.
+Names = Callable[[int], tuple[str, ...]]
+
+
+def names_of(dataset: Any) -> tuple[Names, str] | None:
+    """A function from an index to the names of files behind it, and the attribute that they stand in.
+
+    Looks through torch's ``Subset`` and ``ConcatDataset``. What it finds is a guess: an attribute of the
+    right name and length may be anything.
+    """
+    inner = _view_of(dataset)
+    if inner is not None:
+        return inner
+    for attribute in ATTRIBUTES:
+        try:
+            entries = getattr(dataset, attribute, None)
+            if (
+                isinstance(entries, Sequence)
+                and not isinstance(entries, (str, bytes))
+                and len(entries) == len(dataset)
+                and len(entries)
+                and _names_in(entries[0])
+            ):
+                return (lambda i, entries=entries: _names_in(entries[i])), attribute
+        except Exception:  # noqa: BLE001, S112  # properties of a stranger's class
+            continue
+    return None
+
+
+def _view_of(dataset: Any) -> tuple[Names, str] | None:
+    """Of a part of another data set, or of several."""
+    name = type(dataset).__name__
+    indices, parts, sizes = (getattr(dataset, a, None) for a in ("indices", "datasets", "cumulative_sizes"))
+    if name == "Subset" and indices is not None:
+        told = names_of(dataset.dataset)
+        if told is not None:
+            names, attribute = told
+            return (lambda i: names(int(indices[i]))), attribute
+    if name == "ConcatDataset" and parts and sizes:
+        every = [names_of(part) for part in parts]
+
+        def find(i: int) -> tuple[str, ...]:
+            part = bisect.bisect_right(sizes, i)
+            told = every[part]
+            return told[0](i - (sizes[part - 1] if part else 0)) if told is not None else ()
+
+        if any(every):
+            return find, next(told[1] for told in every if told)
+    return None
+
+
+def _names_in(entry: Any) -> tuple[str, ...]:
+    """The strings and paths in an entry: it is one, or a tuple that holds some beside a label."""
+    if isinstance(entry, (str, os.PathLike)):
+        return (os.fsdecode(entry),)
+    if isinstance(entry, (tuple, list)):
+        return tuple(os.fsdecode(part) for part in entry if isinstance(part, (str, os.PathLike)))
+    return ()

@@ -1,0 +1,102 @@
+"""``accelerate``: a data set or a loader that exists already, read through the cache."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar, cast
+
+from torch.utils.data import DataLoader, Dataset
+
+from ioaccel.client.cache import Cache, connect
+from ioaccel.client.default import default_cache
+from ioaccel.errors import ConfigError
+from ioaccel.intercept import Read
+from ioaccel.torch.dataset import Settings, settings_of, wrap
+from ioaccel.torch.lookahead import accelerated
+
+T = TypeVar("T")
+
+
+def accelerate(
+    data: T,
+    *,
+    cache: Cache | None = None,
+    paths: Iterable[str | os.PathLike[str]] = (),
+    extents: Callable[[int], Any] | Sequence[Any] | None = None,
+    explain: bool = False,
+    **connect_options: Any,
+) -> T:
+    """The same ``DataLoader``, or ``Dataset``, whose reads come from the cache.
+
+    Samples, their order, batches and random states are those of ``data``. What the data set reads
+    with fsspec, with ``ioaccel`` itself, and with ``open`` below ``paths`` is cached; a loader's sampler is
+    run ahead, and what it will draw is fetched before it is asked for. Reads that cannot be met (C
+    libraries that open files themselves) go on as before.
+
+    data             a ``torch.utils.data.DataLoader`` or ``Dataset``; accelerated already, it is returned
+    cache            where to keep what is read; default: as ``ioaccel.open``, or what ``connect_options``,
+                     the arguments of `ioaccel.connect` (``cache_dir=``, ``cache_size=`` ...), say
+    paths            directories, of a slow mount for example, whose files are cached
+    extents          what sample ``i`` reads, if the data set does not show it: ``extents(i)`` or
+                     ``extents[i]`` is a URL, an extent ``(url, offset, length)`` or a list of them
+    explain          print after each epoch what it waited for; see also ``loader.explain()``
+
+    Raises ConfigError for what is neither, and as `ioaccel.connect`.
+    """
+    if not isinstance(data, (DataLoader, Dataset)) and not hasattr(type(data), "__getitem__"):
+        raise ConfigError(
+            f"accelerate() takes a torch DataLoader or Dataset, not {type(data).__name__}; pass what you "
+            "iterate over"
+        )
+    if cache is not None and connect_options:
+        raise ConfigError(f"pass cache= or {min(connect_options)}=, not both")
+    inner = data.dataset if isinstance(data, DataLoader) else data
+    settings = settings_of(inner)
+    if settings is None:
+        if isinstance(paths, (str, os.PathLike)):
+            raise ConfigError(f"paths is a list of directories, not {paths!r}; put it into a list")
+        native = getattr(inner, "cache", None)
+        if cache is None:
+            if connect_options:
+                cache = connect(**connect_options)
+            else:
+                cache = native if isinstance(native, Cache) else default_cache()
+        settings = Settings(cache._reader, [os.fspath(p) for p in paths], _extents(inner, extents))
+        inner = wrap(inner, settings)
+    if not isinstance(data, DataLoader):
+        return cast("T", inner)
+    return cast("T", accelerated(data, inner, settings, explain))
+
+
+def _extents(dataset: Any, given: Any) -> Callable[[Settings, Sequence[int]], Any] | None:
+    """From indices to reads, as the user gave it, or as ioaccel's own data sets have it."""
+    if given is None:
+        own = getattr(dataset, "extents", None)
+        if not isinstance(getattr(dataset, "cache", None), Cache) or not callable(own):
+            return None
+        return functools.partial(_all_of, own)
+    if not callable(given) and not hasattr(given, "__getitem__"):
+        raise ConfigError(f"extents is a function of an index or a list, not {type(given).__name__}")
+    return functools.partial(_each_of, given)
+
+
+def _all_of(own: Callable[[Sequence[int]], Iterable[Any]], settings: Settings, indices: Sequence[int]) -> Any:
+    return [_reads(settings, extents) for extents in own(indices)]
+
+
+def _each_of(given: Any, settings: Settings, indices: Sequence[int]) -> Any:
+    return [_reads(settings, given(i) if callable(given) else given[i]) for i in indices]
+
+
+def _reads(settings: Settings, extents: Any) -> list[Read]:
+    reader = settings.reader
+    if isinstance(extents, (str, os.PathLike, tuple)):
+        extents = [extents]
+    found = []
+    for url, offset, length in reader.extents(extents):
+        store = reader.spec_of(url.partition("://")[0]).identity.hex()
+        settings.stores.setdefault(store, reader)
+        found.append(Read(store, url, offset, length))
+    return found

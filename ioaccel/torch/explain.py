@@ -1,0 +1,51 @@
+"""What an accelerated loader does, and what it waited for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+# What a batch is waited for, in the order of the road.
+CAUSES = ("queue", "store", "disk", "copy", "code")
+
+
+@dataclass
+class Epoch:
+    """One epoch: ``waited`` seconds in ``next(iterator)``, and those of all workers by cause."""
+
+    batches: int = 0
+    samples: int = 0  # that workers have reported
+    waited: float = 0.0
+    workers: int = 1
+    store: float = 0.0  # waiting for what was not cached
+    disk: float = 0.0  # waiting for what was not in memory
+    copy: float = 0.0  # the rest of reading
+    code: float = 0.0  # the data set's own
+
+    def waits(self) -> dict[str, float]:
+        """The seconds of ``waited`` by cause.
+
+        Workers at work share what is waited for by what they do; what is left is the queue between
+        them and this process: indices and batches on their way, and collating.
+        """
+        busy = self.store + self.disk + self.copy + self.code
+        caused = min(self.waited, busy / max(self.workers, 1))
+        shares = {c: getattr(self, c) / busy * caused if busy else 0.0 for c in CAUSES[1:]}
+        return {"queue": self.waited - caused, **shares}
+
+
+@dataclass
+class Explanation:
+    """``source`` says where prefetch knows from what samples read; ``epochs`` what each waited for."""
+
+    source: str
+    epochs: list[Epoch] = field(default_factory=list)
+    first: int = 1  # the number of the first of them
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"ioaccel: {self.source}"]
+        for number, epoch in enumerate(self.epochs, self.first):
+            waits = ", ".join(f"{cause} {seconds:.2f}" for cause, seconds in epoch.waits().items())
+            lines.append(f"epoch {number}: {epoch.batches} batches, waited {epoch.waited:.2f} s: {waits}")
+        lines += [f"not accelerated: {what}: {why}" for what, why in self.refused.items()]
+        return "\n".join(lines)

@@ -1,0 +1,60 @@
+"""The random numbers that a sampler may draw from: torch's, numpy's, Python's, and generators."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+State = dict[str, Any]
+
+
+def save(generators: Iterable[torch.Generator] = ()) -> State:
+    """The state of the global generators, and of these."""
+    numpy = sys.modules.get("numpy")
+    return {
+        "torch": torch.random.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": numpy.random.get_state() if numpy is not None else None,
+        "generators": [generator.get_state() for generator in generators],
+    }
+
+
+def restore(state: State, generators: Iterable[torch.Generator] = ()) -> None:
+    """Puts back what `save` found."""
+    torch.random.set_rng_state(state["torch"])
+    random.setstate(state["python"])
+    if state["numpy"] is not None:
+        sys.modules["numpy"].random.set_state(state["numpy"])
+    for generator, saved in zip(generators, state["generators"], strict=False):
+        generator.set_state(saved)
+
+
+@contextlib.contextmanager
+def preserved(generators: Iterable[torch.Generator] = ()) -> Iterator[None]:
+    """Whatever is drawn inside, outside it was not."""
+    generators = list(generators)
+    state = save(generators)
+    try:
+        yield
+    finally:
+        restore(state, generators)
+
+
+def packed(state: State) -> State:
+    """The same in numbers and tensors only."""
+    numpy = state["numpy"]
+    return state | {"numpy": numpy and [numpy[0], torch.from_numpy(numpy[1].astype("i8")), *numpy[2:]]}
+
+
+def unpacked(state: State) -> State:
+    """What `packed` has packed."""
+    numpy, (version, words, gauss) = state["numpy"], state["python"]
+    return state | {
+        "numpy": numpy and (numpy[0], numpy[1].numpy().astype("u4"), *numpy[2:]),
+        "python": (version, tuple(words), gauss),
+    }
