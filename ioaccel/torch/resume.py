@@ -62,7 +62,7 @@ class Position:
 
     def load(self, state: dict[str, Any]) -> None:
         """Has the next iteration go on from a state."""
-        if not isinstance(state, dict) or state.get("version") != _VERSION:
+        if not isinstance(state, dict) or state.get("version") != _VERSION:  # type: ignore[redundant-expr]
             raise ConfigError(
                 "this is no state of an ioaccel loader of this release; pass what state_dict() returned"
             )
