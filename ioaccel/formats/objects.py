@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -64,20 +66,16 @@ def object_list(cache: Cache, url: str, pattern: str | Iterable[str] | None = No
     """What is stored below ``url``, by the cache's manifest of it, and matches a pattern, or one of several.
 
     A pattern is compared with the whole key as by ``fnmatch``: ``*`` stands for anything, slashes included.
-    Keys that end with a slash are left out: they mark directories. Raises ObjectNotFoundError if nothing is
-    left, and what the store says.
+    Markers of directories are left out. Raises ObjectNotFoundError if nothing is left, ConfigError for a
+    pattern that makes no sense, and what the store says.
     """
     manifest = cache.manifest(url)
-    table = manifest.select(["key", "size"])
-    markers = pc.ends_with(table["key"], "/")
-    if pc.any(markers).as_py():
-        table = table.filter(pc.invert(markers))
+    table = _without_markers(_in_order(manifest.select(["key", "size"])))
     patterns = None if pattern is None else [pattern] if isinstance(pattern, str) else list(pattern)
     if patterns is not None:
         table = table.filter(_matching(table["key"], patterns))
     if table.num_rows == 0:
         raise _nothing(url, manifest["key"], patterns)
-    table = _in_order(table)
     root = manifest.schema.metadata[b"ioaccel.root"].decode()
     table = table.replace_schema_metadata({"ioaccel.root": root})
     family = hashlib.blake2b(repr((_FORMAT, root, url, patterns)).encode(), digest_size=16).hexdigest()
@@ -111,6 +109,27 @@ def _in_order(table: pa.Table) -> pa.Table:
     if pc.all(pc.less(keys.slice(0, len(keys) - 1), keys.slice(1))).as_py() is not False:
         return table
     return table.combine_chunks().sort_by("key")
+
+
+def _without_markers(table: pa.Table) -> pa.Table:
+    """Without the empty objects under whose name others stand, as consoles make them for "directories".
+
+    Their key is ``d/``, which is listed as ``d`` and cannot be read.
+    """
+    keys, count = table["key"], table.num_rows
+    found = []
+    for row in pc.indices_nonzero(pc.equal(table["size"], 0)).to_pylist():
+        below = keys[row].as_py() + "/"
+        at = row + 1
+        if at < count and keys[at].as_py() < below:  # d.txt stands between d and d/1
+            at = bisect_left(range(count), below, at, key=lambda i: keys[i].as_py())
+        if at < count and keys[at].as_py().startswith(below):
+            found.append(row)
+    if not found:
+        return table
+    keep = np.ones(count, bool)
+    keep[found] = False
+    return table.filter(pa.array(keep))
 
 
 def _digest(table: pa.Table) -> str:
