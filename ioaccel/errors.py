@@ -106,6 +106,10 @@ class DirectoryError(UnsupportedURLError, IsADirectoryError):
     errno = _errno.EISDIR
 
 
+class FormatError(IOAccelError, ValueError):
+    """An object is not of the format that it is to be read as, or is damaged."""
+
+
 class ReadOnlyError(IOAccelError, OSError):
     """Something was to be written through the cache, which only reads."""
 

@@ -1,5 +1,7 @@
 """The PyTorch adapter: any data set and any loader, read through the cache."""
 
 from ioaccel.torch.accelerate import accelerate
+from ioaccel.torch.loader import Loader
+from ioaccel.torch.native import ObjectDataset, ShardDataset
 
-__all__ = ["accelerate"]
+__all__ = ["Loader", "ObjectDataset", "ShardDataset", "accelerate"]

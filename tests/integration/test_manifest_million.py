@@ -4,64 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from support.million import OBJECTS, million_objects
 
 import ioaccel
-
-OBJECTS = 1_000_000
-PAGE = 1000
-
-
-def key_of(number: int) -> str:
-    return f"train/{number:07d}.jpg"
-
-
-class Listing(BaseHTTPRequestHandler):
-    """ListObjectsV2 over a bucket that is nothing but a million keys."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
-        start = int(query.get("continuation-token", "0"))
-        stop = min(start + PAGE, OBJECTS)
-        entries = "".join(
-            f"<Contents><Key>{key_of(n)}</Key><LastModified>2026-11-23T00:00:00.000Z</LastModified>"
-            f'<ETag>"{n:032x}"</ETag><Size>{n % 1000}</Size></Contents>'
-            for n in range(start, stop)
-        )
-        more = f"<NextContinuationToken>{stop}</NextContinuationToken>" if stop < OBJECTS else ""
-        body = (
-            '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult>'
-            f"<IsTruncated>{str(stop < OBJECTS).lower()}</IsTruncated>{more}{entries}</ListBucketResult>"
-        ).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/xml")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture
 def endpoint() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Listing)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(10)
+    with million_objects() as endpoint:
+        yield endpoint
 
 
 SECOND_USE = """
