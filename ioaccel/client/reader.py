@@ -11,12 +11,13 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ioaccel import wire
 from ioaccel._core._client import (
@@ -50,6 +51,15 @@ _PIECE = 32 << 20
 
 # Threads that copy one large batch: beyond this, memory bandwidth is used up.
 COPY_THREADS = min(4, os.cpu_count() or 1)
+
+
+# Memory for a batch of so many bytes.
+Allocate = Callable[[int], "npt.NDArray[np.uint8]"]
+
+
+def _reused(size: int) -> npt.NDArray[np.uint8]:
+    """Memory that goes back to the process's pool when the last view of it is gone."""
+    return np.frombuffer(memoryview(Buffer(size)), np.uint8)
 
 
 class TooLong(Exception):
@@ -273,9 +283,13 @@ class Reader:
             and read_into(view, self._ring, url, offset, target, self.oldest_ms(), version) == HIT
         )
 
-    def read_batch(self, extents: Iterable[Any]) -> Batch:
-        """The bytes of all extents. Raises the first error among them."""
-        return self._read_batch(self._request(extents))
+    def read_batch(self, extents: Iterable[Any], allocate: Allocate | None = None) -> Batch:
+        """The bytes of all extents. Raises the first error among them.
+
+        ``allocate`` is asked for memory, a uint8 array of so many bytes; what does not come out of the
+        cache in one piece is put elsewhere nevertheless.
+        """
+        return self._read_batch(self._request(extents), allocate=allocate or _reused)
 
     def extents(self, extents: Iterable[Any]) -> list[wire.Extent]:
         """What callers give as extents, with canonical URLs."""
@@ -348,7 +362,7 @@ class Reader:
         info = self.direct.stat(request.extents()[0][0], self.timeout)
         return info.size, version_hash(info.version)
 
-    def _read_batch(self, request: Request, most: int | None = None) -> Batch:
+    def _read_batch(self, request: Request, most: int | None = None, allocate: Allocate = _reused) -> Batch:
         """Looks up, asks for what is missing, copies; and again, if it was evicted in between.
 
         Without an engine, or when that goes on, the source is read directly. If the engine finds an
@@ -365,7 +379,7 @@ class Reader:
                 if others is None:
                     continue
             offsets = np.empty(len(request) + 1, np.int64)
-            buffer = np.frombuffer(memoryview(Buffer(request.offsets(offsets))), np.uint8)
+            buffer = allocate(request.offsets(offsets))
             if request.copy(buffer, COPY_THREADS):
                 batch = Batch(buffer, offsets)
                 return self._complete(batch, request, others) if others else batch
@@ -489,7 +503,7 @@ def _join(parts: list[Any]) -> Batch:
     """One batch of parts that stand apart."""
     offsets = np.zeros(len(parts) + 1, np.int64)
     np.cumsum([len(p) for p in parts], out=offsets[1:])
-    buffer = np.frombuffer(memoryview(Buffer(int(offsets[-1]))), np.uint8)
+    buffer = _reused(int(offsets[-1]))
     view = buffer.data
     for part, start in zip(parts, offsets.tolist(), strict=False):
         view[start : start + len(part)] = part

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from bisect import bisect_left
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -35,6 +36,14 @@ class ObjectList:
         table = self._table.read()
         self.root: str = table.schema.metadata[b"ioaccel.root"].decode()
         self.keys: pa.ChunkedArray = table["key"]
+        # Where each chunk begins, its offsets and its bytes: mapped memory, as Arrow lays out strings.
+        self._starts = [0]
+        self._chunks: list[tuple[npt.NDArray[np.int32], memoryview]] = []
+        for chunk in self.keys.chunks:
+            _, offsets, data = chunk.buffers()
+            every = np.frombuffer(offsets, np.int32)[chunk.offset :]
+            self._chunks.append((every, memoryview(data)))
+            self._starts.append(self._starts[-1] + len(chunk))
         self._sizes: pa.ChunkedArray = table["size"]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -55,6 +64,16 @@ class ObjectList:
 
     def url(self, index: int) -> str:
         return self.root + self.key(index)
+
+    def urls(self, indices: Sequence[int]) -> list[str]:
+        """The URLs of many, several times faster than one by one."""
+        found = []
+        for index in indices:
+            chunk = bisect_right(self._starts, index) - 1
+            offsets, data = self._chunks[chunk]
+            at = index - self._starts[chunk]
+            found.append(self.root + str(data[offsets[at] : offsets[at + 1]], "utf-8"))
+        return found
 
     def size(self, index: int) -> int:
         """Bytes, when the prefix was listed."""

@@ -24,6 +24,11 @@ _AHEAD_SAMPLES = 4096
 # Until the sizes of samples are known.
 _FIRST_SAMPLES = 1024
 
+# When nothing was missing, nor waited for, in so many batches, only every so many-th is still looked at:
+# a cache that holds all stays so, and a look costs as much as a tenth of the fastest loader's batch.
+_CALM_BATCHES = 32
+_CALM_STRIDE = 8
+
 # The thread leaves when it had nothing to do for so long; the next batch starts another.
 _IDLE_SECONDS = 5.0
 
@@ -45,6 +50,8 @@ class Ahead:
         self._thread: threading.Thread | None = None
         self._waiting: list[Sequence[int]] = []  # batches of which nothing was known yet
         self._sample_bytes = 0.0
+        self._calm = 0  # batches in a row that were all there
+        self._disk_seconds = 0.0
         self.prefetched = 0  # extents
         _planners.add(self)
 
@@ -96,10 +103,13 @@ class Ahead:
 
     def _work(self, indices: Sequence[int], drawn: bool) -> None:
         if drawn:
-            self._weigh(indices)
+            if self._calm <= _CALM_BATCHES:
+                self._weigh(indices)
             if not self._waiting:
                 return
             indices = []
+        elif self._skips():
+            return
         waiting, self._waiting = self._waiting, []
         for batch in [*waiting, indices]:
             if not len(batch):
@@ -110,6 +120,14 @@ class Ahead:
             else:
                 self._waiting.append(batch)  # the first sample that is read may tell
 
+    def _skips(self) -> bool:
+        """Whether this batch need not be looked at."""
+        disk = sum(reader.disk_seconds for reader in self._stores.values())
+        if disk != self._disk_seconds:
+            self._disk_seconds, self._calm = disk, 0
+        self._calm += 1
+        return self._calm > _CALM_BATCHES and self._calm % _CALM_STRIDE != 0
+
     def _prefetch(self, reads: Sequence[Read]) -> None:
         for store, reader in list(self._stores.items()):
             wanted = list(dict.fromkeys(read[1:] for read in reads if read.store == store))
@@ -117,6 +135,7 @@ class Ahead:
             if missing:
                 reader.prefetch(missing)
                 self.prefetched += len(missing)
+                self._calm = 0
 
     def _weigh(self, indices: Sequence[int]) -> None:
         size = 0

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from ioaccel.client.cache import Cache, connect
 from ioaccel.client.default import default_cache
@@ -15,6 +15,7 @@ from ioaccel.errors import ConfigError
 from ioaccel.intercept import Read
 from ioaccel.torch.dataset import Settings, settings_of, wrap
 from ioaccel.torch.lookahead import accelerated
+from ioaccel.torch.native import ObjectDataset, ShardDataset
 
 T = TypeVar("T")
 
@@ -57,29 +58,46 @@ def accelerate(
     if settings is None:
         if isinstance(paths, (str, os.PathLike)):
             raise ConfigError(f"paths is a list of directories, not {paths!r}; put it into a list")
-        native = getattr(inner, "cache", None)
         if cache is None:
-            if connect_options:
-                cache = connect(**connect_options)
-            else:
-                cache = native if isinstance(native, Cache) else default_cache()
+            cache = connect(**connect_options) if connect_options else _cache_of(inner)
         settings = Settings(cache._reader, [os.fspath(p) for p in paths], _extents(inner, extents))
+        settings.batched = extents is None and settings.extents is not None
         inner = wrap(inner, settings)
     if not isinstance(data, DataLoader):
         return cast("T", inner)
     return cast("T", accelerated(data, inner, settings, explain))
 
 
+def _cache_of(dataset: Any) -> Cache:
+    """The cache that ioaccel's data sets read through already, or the default one."""
+    while type(dataset) is Subset:
+        dataset = dataset.dataset
+    return dataset.cache if isinstance(dataset, (ObjectDataset, ShardDataset)) else default_cache()
+
+
 def _extents(dataset: Any, given: Any) -> Callable[[Settings, Sequence[int]], Any] | None:
     """From indices to reads, as the user gave it, or as ioaccel's own data sets have it."""
     if given is None:
-        own = getattr(dataset, "extents", None)
-        if not isinstance(getattr(dataset, "cache", None), Cache) or not callable(own):
-            return None
-        return functools.partial(_all_of, own)
+        own = own_extents(dataset)
+        return None if own is None else functools.partial(_all_of, own)
     if not callable(given) and not hasattr(given, "__getitem__"):
         raise ConfigError(f"extents is a function of an index or a list, not {type(given).__name__}")
     return functools.partial(_each_of, given)
+
+
+def own_extents(dataset: Any) -> Callable[[Sequence[int]], Iterable[Any]] | None:
+    """What the samples of one of ioaccel's data sets read, or of a ``Subset`` of one."""
+    if isinstance(dataset, (ObjectDataset, ShardDataset)):
+        return dataset.extents
+    if type(dataset) is Subset and (inner := own_extents(dataset.dataset)) is not None:
+        return functools.partial(_of_subset, inner, dataset.indices)
+    return None
+
+
+def _of_subset(
+    inner: Callable[[Sequence[int]], Any], positions: Sequence[int], indices: Sequence[int]
+) -> Any:
+    return inner([positions[i] for i in indices])
 
 
 def _all_of(own: Callable[[Sequence[int]], Iterable[Any]], settings: Settings, indices: Sequence[int]) -> Any:

@@ -48,6 +48,7 @@ class Settings:
         self.reader = reader
         self.paths = tuple(os.path.abspath(path) for path in paths)
         self.extents = extents
+        self.batched = False  # the data set itself reads a batch in one call
         self.board = uuid.uuid4().hex  # where workers leave notes
         self.rules: dict[int, Rule] | None = None
         self.stores: dict[str, Reader] = {}
@@ -83,6 +84,8 @@ class _Worker:
 
     def ahead(self, indices: Sequence[Any]) -> None:
         """Asks for what these samples will read, as far as it is known and not cached."""
+        if self._settings.batched:
+            return
         numbers = [i for i in map(as_number, indices) if i is not None]
         reads = self.reads.of(numbers)
         if reads:

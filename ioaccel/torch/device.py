@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 
@@ -28,11 +30,10 @@ def pinned(batch: Any) -> Any:
     return _each_tensor(batch, torch.Tensor.pin_memory)
 
 
-def empty(size: int, *, pin: bool) -> torch.Tensor | None:
-    """Pinned memory of ``size`` bytes, from torch's pool of it; None if any memory will do."""
-    if not pin or not torch.cuda.is_available():
-        return None
-    return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+def pinned_array(size: int) -> npt.NDArray[np.uint8]:
+    """Memory of ``size`` bytes from torch's pool of pinned memory; plain memory, where there is no GPU."""
+    pin = torch.cuda.is_available()
+    return torch.empty(size, dtype=torch.uint8, pin_memory=pin).numpy()
 
 
 def moved_ahead(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
@@ -40,21 +41,22 @@ def moved_ahead(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
     if device.type != "cuda":
         yield from (_each_tensor(batch, lambda t: t.to(device)) for batch in batches)
         return
-    stream = torch.cuda.Stream(device)
-    waiting: Any = None
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    waiting: tuple[Any, Any, Any] | None = None
     for batch in batches:
         with torch.cuda.stream(stream):
             moved = _each_tensor(batch, lambda t: t.to(device, non_blocking=True))
             copied = stream.record_event()
         if waiting is not None:
-            yield _arrived(*waiting, device)
+            yield _arrived(waiting, device)
         waiting = moved, copied, batch  # the source must live until it is copied
     if waiting is not None:
-        yield _arrived(*waiting, device)
+        yield _arrived(waiting, device)
 
 
-def _arrived(moved: Any, copied: Any, source: Any, device: torch.device) -> Any:
-    """The copy, once the stream that uses it waits for its end."""
+def _arrived(waiting: tuple[Any, Any, Any], device: torch.device) -> Any:
+    """The copy; the stream that uses it waits for its end."""
+    moved, copied, _ = waiting
     current = torch.cuda.current_stream(device)
     current.wait_event(copied)
 
@@ -62,6 +64,4 @@ def _arrived(moved: Any, copied: Any, source: Any, device: torch.device) -> Any:
         tensor.record_stream(current)
         return tensor
 
-    batch = _each_tensor(moved, used_there)
-    del source
-    return batch
+    return _each_tensor(moved, used_there)

@@ -26,7 +26,7 @@ _MOST_THREADS = 8
 
 
 class Loader:
-    """As ``torch.utils.data.DataLoader``, but its workers are threads: no process to start, nothing to pickle.
+    """As ``torch.utils.data.DataLoader``, but its workers are threads: nothing is started or pickled.
 
     It takes the arguments of a ``DataLoader`` and draws the same batches in the same order; the data set is
     read through the cache as by `accelerate`, to which ``cache``, ``paths``, ``extents`` and
@@ -68,7 +68,7 @@ class Loader:
     ) -> None:
         if isinstance(dataset, IterableDataset):
             raise ConfigError(
-                "Loader takes a data set with indices; an IterableDataset has none: use accelerate(DataLoader)"
+                "Loader takes a data set with indices; an IterableDataset has none; use a DataLoader"
             )
         if num_workers is not None and num_workers < 0:
             raise ConfigError(f"num_workers is a number of threads of at least 0, not {num_workers}")
@@ -143,7 +143,8 @@ class Loader:
     def _in_threads(self, draws: Iterator[Any]) -> Iterator[Any]:
         """The batches in order, some of them on their way in threads that end with the epoch."""
         names = iter(range(self.num_workers))
-        init = (lambda: self._init and self._init(next(names))) if self._init is not None else None
+        begin = self._init
+        init = (lambda: begin(next(names))) if begin is not None else None
         pool = ThreadPoolExecutor(self.num_workers, "ioaccel-loader", initializer=init)
         coming: deque[Future[Any]] = deque()
         try:
@@ -186,7 +187,7 @@ class Loader:
     def _load_tensors(self, indices: Sequence[int]) -> Any:
         dataset: ObjectDataset = self.dataset
         buffer, lengths = dataset.read_buffer(indices, self.pin_memory)
-        tensors = list(buffer.split(lengths))
+        tensors = list(torch.split(buffer, lengths))
         if dataset.target is None:
             return tensors
         return [tensors, self._pinned(default_collate([dataset.target(dataset.key(i)) for i in indices]))]

@@ -10,6 +10,9 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
+import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from ioaccel._core._client import version_hash
@@ -18,6 +21,7 @@ from ioaccel.client.default import default_cache
 from ioaccel.client.pinned import read_versions
 from ioaccel.formats.objects import ObjectList, object_list
 from ioaccel.formats.tar import TarIndex, tar_index
+from ioaccel.torch.device import pinned_array
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -89,8 +93,17 @@ class ObjectDataset(_Native):
 
     def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Any]:
         positions = [self._position(i) for i in indices]
-        batch = self.cache.read_many([self._objects.url(p) for p in positions])
+        batch = self.cache.read_many(self._objects.urls(positions))
         return [self._sample(p, bytes(data)) for p, data in zip(positions, batch, strict=True)]
+
+    def read_buffer(self, indices: Sequence[SupportsIndex], pin: bool = False) -> tuple[Tensor, list[int]]:
+        """The objects of a batch back to back in one ``uint8`` tensor, and the bytes of each; one copy.
+
+        ``pin`` is for pinned memory. The memory is used again when the last view of the tensor is gone.
+        """
+        urls = self._objects.urls([self._position(i) for i in indices])
+        batch = self.cache._reader.read_batch(urls, allocate=pinned_array if pin else None)
+        return torch.from_numpy(batch.buffer), np.diff(batch.offsets).tolist()
 
     def _sample(self, position: int, data: bytes) -> Any:
         sample = data if self.transform is None else self.transform(data)
@@ -111,8 +124,9 @@ class ObjectDataset(_Native):
 
     def extents(self, indices: Iterable[SupportsIndex]) -> list[list[Extent]]:
         """For each sample the ``(url, offset, length)`` that it reads, in bytes; as it was listed."""
-        objects = self._objects
-        return [[(objects.url(p), 0, objects.size(p))] for p in map(self._position, indices)]
+        positions = [self._position(i) for i in indices]
+        sizes = map(self._objects.size, positions)
+        return [[(url, 0, size)] for url, size in zip(self._objects.urls(positions), sizes, strict=True)]
 
     def __repr__(self) -> str:
         return f"<ObjectDataset of {len(self)} objects, {self.url(0)} to {self.url(-1)}>"
