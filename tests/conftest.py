@@ -20,7 +20,7 @@ _bucket_number = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[SeaweedS3]:
-    """An S3 server for the whole session."""
+    """An S3 server for the whole session; with `pytest -n 2`, one in each of the two processes."""
     with SeaweedS3() as server:
         yield server
 
