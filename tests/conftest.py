@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import time
@@ -16,6 +17,12 @@ PRIVATE_VARIABLES = ("AWS_", "AZURE_", "GOOGLE_", "S3_", "STORAGE_EMULATOR_HOST"
 LEFTOVER_PATIENCE = 10.0  # seconds for the engines of the last test to leave
 
 _bucket_number = itertools.count(1)
+
+
+def pytest_collection_finish() -> None:
+    """What the test modules have imported stays: a test that collects garbage need not look through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
