@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import time
@@ -18,9 +19,15 @@ LEFTOVER_PATIENCE = 10.0  # seconds for the engines of the last test to leave
 _bucket_number = itertools.count(1)
 
 
+def pytest_collection_finish() -> None:
+    """What the test modules have imported stays: a test that collects garbage need not look through it."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def s3() -> Iterator[SeaweedS3]:
-    """An S3 server for the whole session."""
+    """An S3 server for the whole session; with `pytest -n 2`, one in each of the two processes."""
     with SeaweedS3() as server:
         yield server
 

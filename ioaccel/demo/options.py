@@ -9,12 +9,12 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
-    """The options of ``ioaccel demo``; the defaults take about a minute on two cores."""
+    """The options of ``ioaccel demo``; the defaults take half a minute on two cores."""
 
     url: str | None = None
     """Train on the objects below this URL; None: on photographs, in a server that the demo starts."""
 
-    samples: int = 2000
+    samples: int = 1000
     """Objects an epoch; of a URL that holds more, these many are picked evenly."""
 
     epochs: int = 3

@@ -1,6 +1,6 @@
 """Single flight: whoever wants a block that is being fetched waits for that fetch.
 
-Threads and not asyncio: obstore's synchronous form is 2 to 2.5 times as fast (DESIGN.md, figures).
+Threads and not asyncio: obstore's synchronous form was 2 to 2.5 times as fast when it was measured.
 Each endpoint has a lane of its own, with as many threads as its governor admits requests, so a slow
 store never takes the threads of a fast one.
 """

@@ -43,7 +43,7 @@ def read_all(cache: Cache, data: DataSet, seed: int, batch: int = 16) -> None:
         for url, view in zip(
             urls[start : start + batch], cache.read_many(urls[start : start + batch]), strict=True
         ):
-            assert view == data.data(url), url
+            assert bytes(view) == data.data(url), url
 
 
 def test_every_published_block_is_recovered(cache: Cache, data: DataSet) -> None:

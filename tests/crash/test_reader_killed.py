@@ -56,7 +56,7 @@ def test_killed_readers_leave_nothing_behind(s3: SeaweedS3, tmp_path: Path, data
         wait_for(lambda: open_descriptors(pid) <= before)
         assert cache.status()["hits"] > hits  # what they read stays counted
         batch = cache.read_many(data.urls)
-        assert all(view == data.data(url) for view, url in zip(batch, data.urls, strict=True))
+        assert all(bytes(view) == data.data(url) for view, url in zip(batch, data.urls, strict=True))
         assert cache.status()["engine_pid"] == pid
 
 

@@ -34,7 +34,7 @@ def test_a_batch_is_a_sequence_over_one_buffer(cache: Cache, data: DataSet) -> N
     assert (len(batch), batch.nbytes, batch.offsets.tolist()) == (3, 30, [0, 10, 10, 30])
     assert batch.buffer.dtype == np.uint8
     assert batch.buffer.tobytes() == b"".join(batch)
-    assert batch[-1] == batch[2] == data.data(data.urls[2])[7:27]
+    assert bytes(batch[-1]) == bytes(batch[2]) == data.data(data.urls[2])[7:27]
     assert [bytes(v) for v in batch[::2]] == [bytes(batch[0]), bytes(batch[2])]
     with pytest.raises(IndexError):
         batch[3]
@@ -72,7 +72,7 @@ def test_what_a_caller_writes_into_a_batch_stays_there(cache: Cache, data: DataS
     batch.buffer[:] = 0
     assert not any(batch[3])
     assert all(
-        view == data.data(url) for view, url in zip(cache.read_many(data.urls), data.urls, strict=True)
+        bytes(view) == data.data(url) for view, url in zip(cache.read_many(data.urls), data.urls, strict=True)
     )
 
 
@@ -80,4 +80,4 @@ def test_a_batch_outlives_its_cache(s3: SeaweedS3, data: DataSet, cache: Cache) 
     with ioaccel.connect(cache.directories[0], storage_options=s3.storage_options) as other:
         batch = other.read_many(data.urls)
     gc.collect()
-    assert all(view == data.data(url) for view, url in zip(batch, data.urls, strict=True))
+    assert all(bytes(view) == data.data(url) for view, url in zip(batch, data.urls, strict=True))

@@ -35,7 +35,7 @@ def data(s3: SeaweedS3) -> DataSet:
 
 def assert_right(cache: Cache, data: DataSet) -> None:
     for url, view in zip(data.urls, cache.read_many(data.urls), strict=True):
-        assert view == data.data(url), url
+        assert bytes(view) == data.data(url), url
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ def read_all(cache: Cache, data: DataSet, urls: list[str]) -> None:
     for start in range(0, len(urls), BATCH):
         some = urls[start : start + BATCH]
         for url, view in zip(some, cache.read_many(some), strict=True):
-            assert view == data.data(url)
+            assert bytes(view) == data.data(url)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_a_third_of_all_requests_fail(
 ) -> None:
     proxy.hook = sometimes(fault, 0.33)
     before = cache.status()
-    assert all(v == data.data(u) for v, u in zip(cache.read_many(data.urls), data.urls, strict=True))
+    assert all(bytes(v) == data.data(u) for v, u in zip(cache.read_many(data.urls), data.urls, strict=True))
     after = cache.status()
     assert after["store_retries"] - before["store_retries"] >= 5
     if fault.status in (503, 429):
@@ -81,7 +81,7 @@ def test_a_third_of_all_requests_fail(
 def test_a_storm_of_503_that_passes(cache: Cache, data: DataSet, proxy: CountingProxy) -> None:
     until = time.monotonic() + 1.0
     proxy.hook = lambda request: Fault(status=503) if time.monotonic() < until else None
-    assert all(v == data.data(u) for v, u in zip(cache.read_many(data.urls), data.urls, strict=True))
+    assert all(bytes(v) == data.data(u) for v, u in zip(cache.read_many(data.urls), data.urls, strict=True))
 
 
 def test_a_store_that_never_recovers(

@@ -37,7 +37,7 @@ def warm(cli: Cli, data: DataSet) -> Cli:
 
 
 def test_warm(cli: Cli, data: DataSet, s3: SeaweedS3) -> None:
-    done = cli.cached("warm", f"s3://{data.bucket}", "--cache-size", "500MB")
+    done = cli.process("warm", f"s3://{data.bucket}", "--cache-dir", cli.cache_dir, "--cache-size", "500MB")
     assert (done.code, done.err) == (0, "")
     told = facts(done.out)
     assert told["stored"] == "62 of 62 objects, 73.5 MB of 73.5 MB"
@@ -92,7 +92,7 @@ def test_warm_a_list(cli: Cli, data: DataSet) -> None:
 
 def test_warm_a_list_from_stdin(cli: Cli, data: DataSet) -> None:
     urls = [data.url("train/n0/000"), data.url("missing/a"), data.url("missing/b")]
-    done = cli.run(
+    done = cli.process(
         "warm", "-f", "-", "--cache-dir", cli.cache_dir, "--cache-size", "100MB", input="\n".join(urls)
     )
     assert done.code == 1

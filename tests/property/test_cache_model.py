@@ -105,7 +105,7 @@ class StoreAndCache(RuleBasedStateMachine):
     def read_many(self, keys: list[str]) -> None:
         known = [key for key in keys if None not in [data for _, data in self.candidates(key)]]
         for key, view in zip(known, self.cache.read_many([self.url(key) for key in known]), strict=True):
-            fitting = [n for n, data in self.candidates(key) if data == view]
+            fitting = [n for n, data in self.candidates(key) if data == bytes(view)]
             assert fitting, f"{key}: the bytes of no version of this session"
             self.seen[key] = max(self.seen.get(key, 0), fitting[0])
 

@@ -1,21 +1,32 @@
-"""The command line as a person has it: the installed program, in a process and an environment of its own."""
+"""The command line as a person has it, in an environment of its own.
+
+`Cli.run` calls it in the process of the tests: an interpreter and its imports take half a second for each
+call. `Cli.process` starts the installed program. What only a process shows is left to that: what a user
+waits for, signals, a terminal, a closed pipe, a verb that does not return.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 from ioaccel.testing.seaweed import SeaweedS3
 from support.processes import wait_for
 
 PROGRAM = Path(sys.executable).with_name("ioaccel")
+
+OWN_PROCESS = ("serve", "demo")
+"""Verbs that change the process they run in, or end it."""
 
 
 class Ended(NamedTuple):
@@ -65,8 +76,19 @@ class Cli:
                 "AWS_ENDPOINT_URL": s3.endpoint,
             }
 
-    def run(self, *arguments: object, input: str = "", seconds: float = 50.0, **environ: str) -> Ended:
-        """Runs the program to its end, with ``environ`` beside its own."""
+    def run(self, *arguments: object, input: str = "", **environ: str) -> Ended:
+        """Runs the command line to its end, with ``environ`` beside its own; in this process where it can."""
+        if arguments and arguments[0] in OWN_PROCESS and "--help" not in arguments:
+            return self.process(*arguments, input=input, **environ)
+        given = [str(PROGRAM), *map(str, arguments)]
+        begun = time.monotonic()
+        with inside(given, self.environ | environ, self.home, input) as (out, err):
+            code = _exit_code()
+        seconds = time.monotonic() - begun
+        return Ended(code, out.getvalue().decode(), err.getvalue().decode(), seconds)
+
+    def process(self, *arguments: object, input: str = "", seconds: float = 50.0, **environ: str) -> Ended:
+        """The same, with the installed program."""
         begun = time.monotonic()
         done = subprocess.run(
             [PROGRAM, *map(str, arguments)],
@@ -116,6 +138,43 @@ class Cli:
 
     def _serves(self, pid: int) -> bool:
         return self.served.exists() and json.loads(self.served.read_text())["pid"] == pid
+
+
+class _Bytes(io.BytesIO):
+    """What was written to it can be read when the text stream above it is closed."""
+
+    def close(self) -> None:
+        pass
+
+
+@contextmanager
+def inside(
+    arguments: list[str], environ: Mapping[str, str], directory: Path, given: str
+) -> Iterator[tuple[io.BytesIO, io.BytesIO]]:
+    """Makes this process look like one that was started so; what it writes to stdout and stderr."""
+    out, err = _Bytes(), _Bytes()
+    with (
+        mock.patch.object(sys, "argv", arguments),
+        mock.patch.dict(os.environ, environ, clear=True),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(given.encode()))),
+        io.TextIOWrapper(out, "utf-8") as stdout,
+        io.TextIOWrapper(err, "utf-8") as stderr,
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+        contextlib.chdir(directory),
+    ):
+        yield out, err
+
+
+def _exit_code() -> int:
+    """What the process would end with."""
+    from ioaccel.cli import main
+
+    try:
+        main()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    return 0
 
 
 def facts(text: str) -> dict[str, str]:

@@ -14,7 +14,8 @@ from ioaccel.testing.seaweed import SeaweedS3
 def payload(name: str, size: int, version: int = 0) -> bytes:
     """``size`` bytes that no other name or version shares."""
     seed = int.from_bytes(hashlib.blake2b(f"{name} {version}".encode(), digest_size=8).digest(), "little")
-    return np.random.Generator(np.random.SFC64(seed)).bytes(size)
+    words = np.random.SFC64(seed).random_raw(-(-size // 8))  # five times as fast as Generator.bytes()
+    return words.tobytes()[:size]
 
 
 class DataSet:

@@ -22,7 +22,7 @@ def cli(tmp_path: Path) -> Cli:
 
 
 def test_help_names_every_verb(cli: Cli) -> None:
-    done = cli.run("--help")
+    done = cli.process("--help")
     assert (done.code, done.err) == (0, "")
     verbs = done.out.partition("Commands:")[2]
     assert [line.split()[0] for line in verbs.splitlines() if line.strip()] == list(VERBS)
@@ -38,7 +38,7 @@ def test_every_verb_has_help(cli: Cli, verb: str) -> None:
 
 def test_help_is_fast(cli: Cli) -> None:
     """A tenth of a second on an idle machine; the best of several, because this one may be busy."""
-    assert min(cli.run("--help").seconds for _ in range(5)) < 0.3
+    assert min(cli.process("--help").seconds for _ in range(5)) < 0.3
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -53,7 +53,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_version(cli: Cli) -> None:
-    done = cli.run("--version")
+    done = cli.process("--version")
     assert (done.code, done.out, done.err) == (0, f"ioaccel {ioaccel.__version__}\n", "")
 
 
@@ -68,13 +68,13 @@ def test_python_dash_m() -> None:
     "arguments", [["frobnicate"], ["warm", "--nonsense"], ["evict"], ["du", "--depth", "-1"]]
 )
 def test_a_wrong_command_line(cli: Cli, arguments: list[str]) -> None:
-    done = cli.run(*arguments)
+    done = cli.process(*arguments)
     assert (done.code, done.out) == (2, "")
     assert "Traceback" not in done.err
     assert done.err.splitlines()[-1].startswith("Error: ")
 
 
 def test_no_arguments_show_the_help(cli: Cli) -> None:
-    done = cli.run()
+    done = cli.process()
     assert "Commands:" in done.out + done.err
     assert "Traceback" not in done.err
