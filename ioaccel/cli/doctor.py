@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ioaccel.cli.errors import FOUND_SOMETHING
-from ioaccel.cli.options import CacheArguments, ConfigFile, Directories, Json
+from ioaccel.cli.options import CacheArguments, ConfigFile, Directories, Json, Sizes, StoreOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,7 +15,30 @@ if TYPE_CHECKING:
     from ioaccel.cli.checks import Finding
 
 
-def doctor(cache_dir: Directories = None, config: ConfigFile = None, as_json: Json = False) -> None:
+DataSet = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        metavar="MODULE:NAME",
+        help="Look at a torch data set, or what makes one, instead of the machine: read three of its "
+        "samples, and tell which of their reads ioaccel.torch.accelerate() serves.",
+    ),
+]
+Paths = Annotated[
+    list[str] | None,
+    typer.Option("--path", metavar="DIR", help="With --dataset: as paths= of accelerate(). Repeat it."),
+]
+
+
+def doctor(
+    cache_dir: Directories = None,
+    cache_size: Sizes = None,
+    option: StoreOptions = None,
+    config: ConfigFile = None,
+    dataset: DataSet = None,
+    path: Paths = None,
+    as_json: Json = False,
+) -> None:
     """Check what this machine offers and lacks, and say what to do.
 
     Writes up to 256 MiB to the disk of each cache directory, for 3 seconds at most, and removes it.
@@ -23,12 +46,17 @@ def doctor(cache_dir: Directories = None, config: ConfigFile = None, as_json: Js
     """
     import ioaccel
     from ioaccel.cli.checks import Level, check_all
+    from ioaccel.cli.checks.dataset import check_dataset
     from ioaccel.cli.output import console, print_json
 
-    directories = CacheArguments(cache_dir, config=config).load().directories
+    arguments = CacheArguments(cache_dir, cache_size, option, config)
     findings: list[Finding] = []
     screen = console()
-    for found in check_all(directories):
+    if dataset is not None:
+        looked_at = check_dataset(dataset, path or (), arguments)
+    else:
+        looked_at = check_all(arguments.load().directories)
+    for found in looked_at:
         if not as_json:
             _print(screen, found, heading=not findings or findings[-1].directory != found.directory)
         findings.append(found)
@@ -39,17 +67,17 @@ def doctor(cache_dir: Directories = None, config: ConfigFile = None, as_json: Js
             {"ok": not problems, "version": ioaccel.__version__, "findings": [_as_dict(f) for f in findings]}
         )
     else:
-        print(_conclusion(problems, notes))
+        print(_conclusion(problems, notes, "with this data set" if dataset else "here"))
     if problems:
         raise typer.Exit(FOUND_SOMETHING)
 
 
-def _conclusion(problems: int, notes: int) -> str:
+def _conclusion(problems: int, notes: int, where: str) -> str:
     from ioaccel.cli.output import number
 
     if problems:
-        return f"\n{number(problems, 'problems')} to solve before ioaccel works here"
-    return f"\nioaccel works here; {number(notes, 'notes')}"
+        return f"\n{number(problems, 'problems')} to solve before ioaccel works {where}"
+    return f"\nioaccel works {where}; {number(notes, 'notes')}"
 
 
 def _print(screen: Console, found: Finding, *, heading: bool) -> None:

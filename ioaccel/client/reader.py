@@ -87,6 +87,7 @@ class Reader:
         self.timeout = timeout
         self._sources: dict[str, SourceSpec] = {}
         self._ring = Keyring()
+        self._adopted: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._closed = False
         self.waited_seconds = 0.0  # for what was not cached; threads that wait together count together
         for spec in (sources or {}).values():
@@ -118,7 +119,12 @@ class Reader:
     def with_options(self, scheme: str, options: Mapping[str, Any]) -> Reader:
         """A reader of the same cache and session that reaches the stores of a scheme in another way."""
         config = replace(self.config, storage_options={scheme: dict(options)})
-        return Reader(config, self.session, self.started_ms, self.timeout)
+        return self.adopt(Reader(config, self.session, self.started_ms, self.timeout))
+
+    def adopt(self, reader: Reader) -> Reader:
+        """Has a reader that this one's `with_options` has made, here or elsewhere, close with it."""
+        self._adopted.add(reader)
+        return reader
 
     def begin_session(self) -> None:
         """From now on, what the store said before counts only with ``max_age`` or ``immutable``."""
@@ -135,6 +141,8 @@ class Reader:
         with self._lock:
             self._closed = True
             self._drop()
+        for reader in list(self._adopted):
+            reader.close()
 
     # ---- names ----------------------------------------------------------------------------------
 

@@ -278,6 +278,11 @@ def settings_of(dataset: Any) -> Settings | None:
     return dataset.__dict__.get("_ioaccel_settings") if issubclass(type(dataset), _Proxy) else None
 
 
+def worker_of(dataset: Any) -> Any:
+    """What serves this thread's reads of a data set that was wrapped."""
+    return dataset._ioaccel_worker()
+
+
 def inner_of(dataset: Any) -> Any:
     """The data set inside one that was wrapped."""
     return dataset.__dict__["_ioaccel_inner"]

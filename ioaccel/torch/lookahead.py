@@ -55,7 +55,7 @@ class Job:
             note = msgspec.msgpack.decode(data, type=Note)
             for store, reader in note.stores.items():
                 if store not in self.stores:
-                    self.stores[store] = pickle.loads(reader)  # noqa: S301  # a worker of ours
+                    self.stores[store] = self.settings.reader.adopt(pickle.loads(reader))  # noqa: S301  # a worker of ours
             for index, reads in note.reads:
                 self.reads.learn(index, reads)
             self.reads.record(note.reads)

@@ -8,6 +8,7 @@ import re
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.cli import PROGRAM, Cli
@@ -122,3 +123,67 @@ def test_doctor_finds_a_problem(cli: Cli) -> None:
     done = cli.cached("doctor", "--json")
     assert (done.code, done.json["ok"]) == (1, False)
     assert [f["topic"] for f in done.json["findings"] if f["level"] == "problem"] == ["cache"]
+
+
+# ---- doctor --dataset ---------------------------------------------------------------------------
+
+MODULE = """
+import socket
+from pathlib import Path
+
+class Files:
+    def __init__(self):
+        self.paths = sorted(Path(__file__).parent.glob("*.bin"))
+    def __len__(self):
+        return len(self.paths)
+    def __getitem__(self, i):
+        return self.paths[i].read_bytes()
+
+class Client(Files):
+    def __getitem__(self, i):
+        with socket.socket() as sock:
+            sock.connect_ex(("127.0.0.1", 9))
+        return super().__getitem__(i)
+
+def broken():
+    raise RuntimeError("no data here")
+
+class Raising(Files):
+    def __getitem__(self, i):
+        raise LookupError(f"no sample {i}")
+"""
+
+
+def test_doctor_of_a_data_set(cli: Cli, tmp_path: Path) -> None:
+    """What `accelerate` serves of it, and what it cannot meet; without a traceback for what is wrong with it."""
+    (tmp_path / "mine.py").write_text(MODULE)
+    for number in range(5):
+        (tmp_path / f"{number}.bin").write_bytes(bytes(1000))
+
+    def doctor(name: str, *arguments: str) -> Any:
+        return cli.process(
+            "doctor", "--dataset", name, "--cache-dir", cli.cache_dir, "--cache-size", "10MB", *arguments,
+            PYTHONPATH=str(tmp_path),
+        )  # fmt: skip
+
+    served = doctor("mine:Files", "--path", str(tmp_path))
+    assert (served.code, served.err) == (0, "")
+    assert "3 samples of mine:Files read 3 objects through the cache" in served.out
+    assert "the data set tells what each sample reads, in .paths" in served.out
+    left = doctor("mine:Files").out
+    assert "can be served by the cache" in left
+    assert f"it opens files in {tmp_path} itself" in left
+    assert "it connects to 127.0.0.1:9 itself" in doctor("mine:Client").out
+    raising = doctor("mine:Raising")
+    assert raising.code == 1
+    assert "mine:Raising raises LookupError: no sample 0" in raising.out
+    for name, said in (
+        ("mine", "takes module:name"),
+        ("mine:Nothing", "no attribute"),
+        ("nothing:at_all", "No module"),
+        ("mine:broken", "no data here"),
+    ):
+        done = doctor(name)
+        assert done.code == 2
+        assert said in done.err
+        assert "Traceback" not in done.err
