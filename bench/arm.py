@@ -81,15 +81,17 @@ def _serve(kind: str, settings: dict[str, Any]) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     module, _, name = kind.partition(":")
-    arm = None
+    arm, failed = None, ""
     for line in sys.stdin:
         try:
-            arm = arm or getattr(importlib.import_module(module), name)(settings)
-            answer = getattr(arm, line.strip())()
+            if arm is None and not failed:
+                arm = getattr(importlib.import_module(module), name)(settings)
+            answer = getattr(arm, line.strip())() if arm else {"failed": failed}
         except Exception as error:  # noqa: BLE001  # whatever it is, the other arms have figures
-            if not isinstance(error, ImportError):
+            if arm:
                 traceback.print_exc()
             answer = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
+            failed = failed if arm else answer["failed"]
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

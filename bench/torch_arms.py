@@ -30,13 +30,6 @@ Figures = dict[str, Any]
 
 
 class _Arm:
-    def memory(self) -> Figures:
-        """Megabytes of this process and of each of its workers."""
-        workers = [megabytes(child.pid) for child in multiprocessing.active_children() if child.pid]
-        return {"main": megabytes(), "workers": workers}
-
-
-class _Arm:
     def prepare(self) -> Figures:
         """What is not timed: imports and `__init__` have been done, and whatever a subclass adds."""
         return {}
@@ -47,7 +40,7 @@ class _Arm:
         return {"main": megabytes(), "workers": workers}
 
 
-class _Loaders(_Arm):_Arm):
+class _Loaders(_Arm):
     """A DataLoader over unmodified data, in whatever way a subclass wraps it."""
 
     persistent = False  # PyTorch's default: a loader that people write starts its workers each epoch

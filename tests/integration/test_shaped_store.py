@@ -230,16 +230,17 @@ def test_throttling(tmp_path: Path) -> None:
 # ---- its life -----------------------------------------------------------------------------------
 
 STARTER = """
-import time
+import sys, tempfile, time
 from ioaccel.testing.shaped import ShapedStore
+tempfile.tempdir = sys.argv[1]  # a process that is killed leaves its files
 with ShapedStore(workers=2) as store:
     print(store.pid, flush=True)
     time.sleep(60)
 """
 
 
-def test_it_does_not_outlive_its_starter() -> None:
-    with python(STARTER) as starter:
+def test_it_does_not_outlive_its_starter(tmp_path: Path) -> None:
+    with python(STARTER, tmp_path) as starter:
         assert starter.stdout is not None
         master = int(starter.stdout.readline())
         workers = list(map(int, Path(f"/proc/{master}/task/{master}/children").read_text().split()))
