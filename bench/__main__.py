@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 
-def main() -> int:
+def main() -> int | str:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     shared = argparse.ArgumentParser(add_help=False)
@@ -20,7 +20,12 @@ def main() -> int:
     options = parser.parse_args()
     if options.verb == "torch":
         from bench import torch
+        from ioaccel.testing.shaped import find_nginx
 
+        try:
+            find_nginx()
+        except RuntimeError as error:  # it says what to install
+            return f"{error}"
         figures = torch.run(options.dir, options.samples)
     else:
         from bench import micro

@@ -12,7 +12,7 @@ from bench.cold import READERS, disk_rate, forget
 from bench.measure import median_ratio
 from bench.pread import PreadLoop
 from bench.torch_data import SIZE, link_copies
-from bench.torch_setting import Results, Setting
+from bench.torch_setting import CACHED, Results, Setting
 
 COLD_ROUNDS = 3
 COPIES = 100  # names of each object: 10,000 objects make a million keys
@@ -25,7 +25,7 @@ def cold_cache(setting: Setting, scratch: Path, results: Results) -> None:
     """Epochs from a cache that is on the disk alone, in turns with 64 threads reading the same file."""
     print("epochs with a cold page cache ...", flush=True)
     loop = PreadLoop(scratch, READERS, SIZE)
-    for kind, name in (("accelerate", "cold_cache_vs_disk"), ("loader", "loader_cold_cache_vs_disk")):
+    for kind, name in zip(CACHED, ("cold_cache_vs_disk", "loader_cold_cache_vs_disk"), strict=True):
         with tempfile.TemporaryDirectory(dir=scratch) as caches, setting.arm(kind, Path(caches)) as arm:
             mine, disk = [], []
             shard = Path(caches) / kind / "shard.data"
@@ -50,7 +50,7 @@ def memory(setting: Setting, scratch: Path, results: Results) -> None:
     and what the main process grows by in 20 epochs."""
     print("memory ...", flush=True)
     setting = replace(setting, samples=min(setting.samples, MEMORY_SAMPLES), persistent=True)
-    for kind in ("local", "accelerate", "loader"):
+    for kind in ("local", *CACHED):
         with tempfile.TemporaryDirectory(dir=scratch) as caches, setting.arm(kind, Path(caches)) as arm:
             try:
                 # After two epochs all that is made once has been made.
@@ -77,7 +77,7 @@ def first_batch(setting: Setting, scratch: Path, objects: Path, results: Results
     """
     print(f"first batch of {setting.samples * COPIES:,} samples ...", flush=True)
     link_copies(objects.parent / "many", objects, setting.samples, COPIES)
-    for kind, name in (("accelerate", "first_batch_s"), ("loader", "loader_first_batch_s")):
+    for kind, name in zip(CACHED, ("first_batch_s", "loader_first_batch_s"), strict=True):
         with tempfile.TemporaryDirectory(dir=scratch) as caches:
             try:
                 for _ in range(2):

@@ -19,6 +19,7 @@ KINDS = {
     "loader": "bench.torch_arms:Native",
     "local": "bench.torch_arms:Local",
 }
+CACHED = ("accelerate", "loader")
 # At 36-80 samples a second, 5 seconds: four batches for the two workers.
 PLAIN_SAMPLES = 256
 
