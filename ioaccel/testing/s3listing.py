@@ -6,6 +6,7 @@ A server on a Unix socket; `ioaccel.testing.shaped` has nginx pass requests for 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
@@ -145,6 +146,11 @@ class ListingServer:
 class _Server(ThreadingUnixStreamServer):
     daemon_threads = True
     request_queue_size = 128  # nginx answers 502 when the queue is full
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has gone is no error: nginx then hangs up on us."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
