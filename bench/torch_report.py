@@ -9,10 +9,10 @@ from bench.torch_setting import Results
 
 
 class Target(NamedTuple):
-    """What a figure is to be. ``most``: it is to be no more than ``bound``, and not no less."""
+    """What a figure must be, and should be. ``most``: no more than ``bound`` instead of no less."""
 
     name: str
-    bound: float
+    bound: float | None
     goal: float | None = None
     most: bool = False
     unit: str = ""
@@ -20,7 +20,7 @@ class Target(NamedTuple):
 
 TARGETS = [
     Target("epoch1_vs_plain", 40),
-    Target("epoch1_vs_obstore", 0.75, goal=0.9),
+    Target("epoch1_vs_obstore", None, goal=0.9),
     Target("epoch2_vs_local", 0.8, goal=1.0),
     Target("loader_epoch2_vs_local", 5, goal=8),
     Target("cold_cache_vs_disk", 0.8),
@@ -64,10 +64,13 @@ def show(results: Results) -> dict[str, Any]:
 
 
 def _verdict(target: Target, figure: float | None) -> str:
-    wanted = f"{'at most' if target.most else 'at least'} {target.bound:g}"
+    parts = []
+    if target.bound is not None:
+        parts.append(f"{'at most' if target.most else 'at least'} {target.bound:g}")
     if target.goal is not None:
-        wanted += f", goal {target.goal:g}"
+        parts.append(f"goal {target.goal:g}")
+    wanted = ", ".join(parts)
     if figure is None:
         return f"{'-':>8}   ({wanted})"
-    met = figure <= target.bound if target.most else figure >= target.bound
+    met = target.bound is None or (figure <= target.bound if target.most else figure >= target.bound)
     return f"{figure:8.3g}{target.unit}   ({wanted}){'' if met else '   NOT MET'}"
