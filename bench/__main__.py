@@ -1,4 +1,4 @@
-"""``python -m bench micro [--json FILE]``."""
+"""``python -m bench micro|torch [--json FILE] [--dir DIR]``."""
 
 from __future__ import annotations
 
@@ -7,17 +7,30 @@ import json
 import sys
 from pathlib import Path
 
-from bench import micro
 
-
-def main() -> int:
+def main() -> int | str:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verb = verbs.add_parser("micro", help="the hot paths, each against its limit")
-    verb.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    verb.add_argument("--dir", type=Path, help="where to work (default: the temporary directory)")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    shared.add_argument("--dir", type=Path, help="where to work (default: the temporary directory)")
+    verbs.add_parser("micro", parents=[shared], help="the hot paths, each against its limit")
+    jobs = verbs.add_parser("torch", parents=[shared], help="PyTorch jobs over a store with a shape")
+    jobs.add_argument("--samples", type=int, default=10_000, metavar="N", help="objects of ~110 KB (10000)")
     options = parser.parse_args()
-    figures = micro.run(options.dir)
+    if options.verb == "torch":
+        from bench import torch
+        from ioaccel.testing.shaped import find_nginx
+
+        try:
+            find_nginx()
+        except RuntimeError as error:  # it says what to install
+            return f"{error}"
+        figures = torch.run(options.dir, options.samples)
+    else:
+        from bench import micro
+
+        figures = micro.run(options.dir)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     return 0

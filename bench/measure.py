@@ -36,6 +36,12 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
+def megabytes(pid: int | str = "self") -> float:
+    """Memory of a process; what it shares counts in parts (PSS)."""
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("Pss:")) / 1024
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process so far."""
     with open(f"/proc/{pid}/stat", encoding="ascii") as file:

@@ -7,11 +7,9 @@ cold       3,000 objects fetched with 64 in flight, against obstore in 64 thread
 
 from __future__ import annotations
 
-import ctypes
 import os
 import random
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,6 +21,7 @@ import numpy as np
 
 import ioaccel
 from bench.measure import cpu_seconds, interleaved, median_ratio, seconds, spread
+from bench.pread import PreadLoop
 from ioaccel.client.reader import COPY_THREADS
 from ioaccel.testing.seaweed import SeaweedS3
 
@@ -61,10 +60,9 @@ def read_many(
     cache: ioaccel.Cache, urls: Sequence[str], sizes: Sequence[int], scratch: Path
 ) -> dict[str, float]:
     """GB/s of ``read_many`` and of the C loop with as many threads, over equal pieces."""
-    loop = _build_loop(scratch)
+    loop = PreadLoop(scratch, BATCH, SIZE + SIZE_SPREAD)
     shard = scratch / "warm" / "shard.data"
     fd = os.open(shard, os.O_RDONLY)
-    buffer = np.zeros(BATCH * (SIZE + SIZE_SPREAD), np.uint8)
     span = os.fstat(fd).st_size
     choices = [random.sample(range(len(urls)), BATCH) for _ in range(BATCHES_A_ROUND)]
     total = sum(sizes[i] for batch in choices for i in batch)
@@ -82,16 +80,8 @@ def read_many(
         return total / seconds(work) / 1e9
 
     def limit() -> float:
-        def work() -> None:
-            pointer = ctypes.POINTER(ctypes.c_int64)
-            failed = loop(
-                fd, offsets.ctypes.data_as(pointer), lengths.ctypes.data_as(pointer), len(lengths),
-                BATCH, buffer.ctypes.data_as(ctypes.c_void_p), COPY_THREADS,
-            )  # fmt: skip
-            if failed:
-                raise OSError(f"{failed} preads of {shard} failed")
-
-        return total / seconds(work) / 1e9
+        taken = seconds(lambda: loop(fd, offsets, lengths, COPY_THREADS))
+        return total / taken / 1e9
 
     ours(), limit()
     mine, theirs = interleaved(ROUNDS, ours, limit)
@@ -105,20 +95,6 @@ def read_many(
         "read_many_gb_per_s": statistics.median(mine),
         "pread_gb_per_s": statistics.median(theirs),
     }
-
-
-def _build_loop(scratch: Path) -> Any:
-    library = scratch / "pread_loop.so"
-    source = Path(__file__).with_name("pread_loop.c")
-    command = ["cc", "-O3", "-shared", "-fPIC", "-pthread", "-o", str(library), str(source)]
-    subprocess.run(command, check=True, timeout=60)
-    loop = ctypes.CDLL(str(library)).pread_loop
-    loop.restype = ctypes.c_int64
-    pointer = ctypes.POINTER(ctypes.c_int64)
-    loop.argtypes = [
-        ctypes.c_int, pointer, pointer, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int,
-    ]  # fmt: skip
-    return loop
 
 
 def read_4k(cache: ioaccel.Cache, url: str, scratch: Path) -> dict[str, float]:

@@ -1,5 +1,5 @@
 /* The limit that read_many is held against: threads that pread pieces of a file into one buffer,
- * and do nothing else. Built and loaded by bench/micro.py. */
+ * and do nothing else. Built and loaded by bench/pread.py. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdatomic.h>

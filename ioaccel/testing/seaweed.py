@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import sysconfig
 import tempfile
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ioaccel.testing.lifetime import dying_with_parent
 from ioaccel.testing.s3client import S3Client, S3ClientError
 
 START_DEADLINE = 30.0  # seconds; it takes 0.6 s on an idle machine
@@ -29,9 +29,6 @@ SERVICES = ("s3", "master", "volume", "filer", "admin")
 GRPC_OFFSET = 10_000  # each service also listens there
 # Below 32768, with the offset too: outgoing connections get no port there, so none is taken in between.
 PORTS = range(12_000, 22_700)
-# prctl(PR_SET_PDEATHSIG, SIGKILL), which exec keeps, and then the command. Not as a preexec_fn: that
-# runs Python after a fork, which is unsafe in a process with threads.
-DIE_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 class SeaweedS3:
@@ -108,8 +105,8 @@ class SeaweedS3:
         self._ports = _free_ports()
         self.endpoint = f"http://127.0.0.1:{self._ports['s3']}"
         self._client = S3Client(self.endpoint, self.key, self.secret)
-        launcher = [sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT]
-        command = [*launcher, find_weed(), "-logtostderr=true", "mini", "-dir", str(self.directory)]
+        command = [*dying_with_parent(), find_weed(), "-logtostderr=true", "mini"]
+        command += ["-dir", str(self.directory)]
         command += ["-ip", "127.0.0.1", "-ip.bind", "127.0.0.1", "-webdav=false", "-admin.ui=false"]
         command += ["-master.telemetry=false", "-volume.preStopSeconds=0"]
         command += [f"-volume.max={MAX_BUCKETS}", "-s3.port.iceberg=0", "-s3.port.lance=0"]

@@ -1,0 +1,100 @@
+"""An arm of a benchmark in a process of its own.
+
+So arms cannot help or hinder each other (obstore forbids to fork after it, a patched ``open`` would
+slow whoever shares it), and yet their epochs can take turns: the process does what it is told, and
+waits without work in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import select
+import subprocess
+import sys
+import traceback
+from types import TracebackType
+from typing import Any, Self
+
+from ioaccel.testing.lifetime import dying_with_parent
+
+# Far above what anything here takes; an arm that hangs must not take the others along.
+PATIENCE = 900.0
+
+
+class ArmFailedError(Exception):
+    """An arm has no figure; the message says why."""
+
+
+class Arm:
+    """An object of class ``kind`` ("bench.torch_arms:Plain") in a child process, made with ``settings``.
+
+    `ask` calls its methods. It stays silent and without cost otherwise, until the ``with`` block ends.
+    """
+
+    def __init__(self, kind: str, settings: dict[str, Any]) -> None:
+        self.kind = kind
+        command = [*dying_with_parent(), sys.executable, "-m", __name__, kind, json.dumps(settings)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._process as process:
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+    def ask(self, method: str) -> dict[str, Any]:
+        """What the method returns. ArmFailedError if it raises, hangs or takes its process along."""
+        pipe = self._process.stdin, self._process.stdout
+        assert pipe[0] is not None
+        assert pipe[1] is not None
+        try:
+            pipe[0].write(f"{method}\n".encode())
+            pipe[0].flush()
+        except BrokenPipeError:
+            raise ArmFailedError(f"{self.kind}: the process has ended") from None
+        if not select.select([pipe[1]], [], [], PATIENCE)[0]:
+            self._process.kill()
+            raise ArmFailedError(f"{self.kind}.{method} took more than {PATIENCE:.0f} s")
+        line = pipe[1].readline()
+        if not line:
+            raise ArmFailedError(f"{self.kind}.{method}: the process has ended")
+        answer: dict[str, Any] = json.loads(line)
+        if "failed" in answer:
+            raise ArmFailedError(f"{self.kind}: {answer['failed']}")
+        return answer
+
+
+def _serve(kind: str, settings: dict[str, Any]) -> None:
+    """The child: methods by name on standard input, a line of JSON for each on standard output."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    module, _, name = kind.partition(":")
+    arm, failed = None, ""
+    for line in sys.stdin:
+        try:
+            if arm is None and not failed:
+                arm = getattr(importlib.import_module(module), name)(settings)
+            answer = getattr(arm, line.strip())() if arm else {"failed": failed}
+        except Exception as error:  # noqa: BLE001  # whatever it is, the other arms have figures
+            if arm:
+                traceback.print_exc()
+            answer = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
+            failed = failed if arm else answer["failed"]
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], json.loads(sys.argv[2]))
