@@ -8,12 +8,14 @@ from typing import Any
 
 import fsspec
 import fsspec.asyn
+import fsspec.config
 import fsspec.core
 from fsspec import AbstractFileSystem
 from fsspec.compression import compr
 from fsspec.core import OpenFile, get_compression, has_magic
 
 from ioaccel.intercept.scope import Scope, Target, current
+from ioaccel.sources.urls import OBJECT_SCHEMES
 
 # File systems whose files are in this process or on this machine, or which read through another one, that
 # is met here itself.
@@ -28,23 +30,30 @@ _original_sync = fsspec.asyn.sync
 _original_fsspec_open = fsspec.core.open
 
 
-def _target(scope: Scope, fs: Any) -> Target | None:
+def _target(scope: Scope, fs: Any, url: str) -> Target | None:
     """The store that a file system reads, or None if the engine could not reach it in the same way."""
-    protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
-    if protocol in _NOT_STORES:
+    scheme = url[: url.find("://")]
+    if scheme in _NOT_STORES:
         return None
-    known: tuple[Scope, Target | None] | None = fs.__dict__.get("_ioaccel_target")
-    if known is not None and known[0] is scope:
-        return known[1]
-    target = None
-    try:
+    known: dict[str, tuple[Scope, Target | None]] = fs.__dict__.setdefault("_ioaccel_targets", {})
+    found = known.get(scheme)
+    if found is None or found[0] is not scope:
         if fs.storage_args:
-            raise ValueError("it was made with positional arguments, which the engine cannot be told")
-        target = scope.target(protocol, fs.storage_options)
+            scope.refuse(
+                f"{scheme}://", "it was made with positional arguments, which the engine cannot be told"
+            )
+            found = known[scheme] = scope, None
+        else:
+            found = known[scheme] = scope, _store(scope, scheme, fs.storage_options)
+    return found[1]
+
+
+def _store(scope: Scope, scheme: str, options: dict[str, Any]) -> Target | None:
+    try:
+        return scope.target(scheme, options)
     except Exception as error:  # noqa: BLE001
-        scope.refuse(f"{protocol}://", error)
-    fs.__dict__["_ioaccel_target"] = scope, target
-    return target
+        scope.refuse(f"{scheme}://", error)
+        return None
 
 
 # ---- methods ------------------------------------------------------------------------------------
@@ -61,9 +70,10 @@ def _open(
     **kwargs: Any,
 ) -> Any:
     scope = current()
-    if scope is not None and mode == "rb" and not kwargs and (target := _target(scope, self)) is not None:
+    if scope is not None and mode == "rb" and not kwargs:
         url = self.unstrip_protocol(os.fspath(path))
-        file = scope.open(target, url, url)
+        target = _target(scope, self, url)
+        file = scope.open(target, url, url) if target is not None else None
         if file is not None:
             if compression is None:
                 return file
@@ -78,8 +88,7 @@ def _sync(loop: Any, func: Any, *args: Any, timeout: Any = None, **kwargs: Any) 
         shim = _SHIMS.get(getattr(func, "__name__", ""))
         fs = getattr(func, "__self__", None)
         if shim is not None and isinstance(fs, AbstractFileSystem):
-            target = _target(scope, fs)
-            served = shim(scope, target, fs, *args, **kwargs) if target is not None else None
+            served = shim(scope, fs, *args, **kwargs)
             if served is not None:
                 return served
     return _original_sync(loop, func, *args, timeout=timeout, **kwargs)
@@ -87,7 +96,6 @@ def _sync(loop: Any, func: Any, *args: Any, timeout: Any = None, **kwargs: Any) 
 
 def _cat_file(
     scope: Scope,
-    target: Target,
     fs: Any,
     path: Any,
     start: int | None = None,
@@ -98,13 +106,17 @@ def _cat_file(
     start = start or 0
     if rest or not isinstance(path, str) or start < 0 or (end is not None and end < start):
         return None
-    return scope.read(target, fs.unstrip_protocol(path), start, None if end is None else end - start)
+    url = fs.unstrip_protocol(path)
+    target = _target(scope, fs, url)
+    if target is None:
+        return None
+    return scope.read(target, url, start, None if end is None else end - start)
 
 
-def _cat(scope: Scope, target: Target, fs: Any, path: Any, *rest: Any, **kwargs: Any) -> Any:
+def _cat(scope: Scope, fs: Any, path: Any, *rest: Any, **kwargs: Any) -> Any:
     if rest or kwargs or not isinstance(path, str) or has_magic(path):
         return None
-    return _cat_file(scope, target, fs, path)
+    return _cat_file(scope, fs, path)
 
 
 _SHIMS = {"_cat_file": _cat_file, "_cat": _cat}
@@ -114,7 +126,10 @@ _SHIMS = {"_cat_file": _cat_file, "_cat": _cat}
 
 
 class _QuickFile(OpenFile):  # type: ignore[misc]  # fsspec has no types
-    """What ``fsspec.open`` returns for a store that was met before: made without asking fsspec."""
+    """What ``fsspec.open`` returns for an object in a store: made without the file system.
+
+    That would have to be imported first: a second, and 40 MB, in each worker.
+    """
 
     def __init__(self, target: Target, url: str, options: dict[str, Any]) -> None:
         self._target, self._url, self._options = target, url, options
@@ -152,26 +167,28 @@ class _QuickFile(OpenFile):  # type: ignore[misc]  # fsspec has no types
 @functools.wraps(_original_fsspec_open)
 def _fsspec_open(urlpath: Any, mode: str = "rb", **kwargs: Any) -> Any:
     scope = current()
-    if scope is None or mode != "rb" or type(urlpath) is not str:
-        return _original_fsspec_open(urlpath, mode, **kwargs)
-    scheme = urlpath[: urlpath.find("://")]
-    if "::" not in urlpath and not urlpath.endswith("/"):
-        for known, options, target in _quick(scope):
-            if known == scheme and options == kwargs:
+    if scope is not None and mode == "rb" and type(urlpath) is str and urlpath[-1:] != "/":
+        scheme = urlpath[: urlpath.find("://")]
+        if scheme in OBJECT_SCHEMES and "::" not in urlpath and not kwargs.keys() & _ARGUMENTS:
+            target = _quick_target(scope, scheme, kwargs)
+            if target is not None:
                 return _QuickFile(target, urlpath, kwargs)
-    opened = _original_fsspec_open(urlpath, mode, **kwargs)
-    plain = not kwargs.keys() & {"compression", "encoding", "errors", "protocol", "newline", "expand"}
-    if plain and "::" not in urlpath and "://" in urlpath:
-        met = _target(scope, opened.fs)
-        if met is not None and opened.fs.unstrip_protocol(opened.path) == urlpath:
-            _quick(scope).append((scheme, dict(kwargs), met))
-    return opened
+    return _original_fsspec_open(urlpath, mode, **kwargs)
 
 
-def _quick(scope: Scope) -> list[tuple[str, dict[str, Any], Target]]:
-    """Stores that ``fsspec.open`` was asked for before: scheme, options, target."""
-    found: list[tuple[str, dict[str, Any], Target]] = scope.__dict__.setdefault("_quick", [])
-    return found
+# What is not for the file system among the arguments of `fsspec.open`.
+_ARGUMENTS = frozenset({"compression", "encoding", "errors", "protocol", "newline", "expand"})
+
+
+def _quick_target(scope: Scope, scheme: str, options: dict[str, Any]) -> Target | None:
+    """The store that ``fsspec.open`` would read, given these options."""
+    met: list[tuple[str, dict[str, Any], Target | None]] = scope.__dict__.setdefault("_quick", [])
+    for known, said, target in met:
+        if known == scheme and said == options:
+            return target
+    target = _store(scope, scheme, {**fsspec.config.conf.get(scheme, {}), **options})
+    met.append((scheme, dict(options), target))
+    return target
 
 
 def install() -> None:

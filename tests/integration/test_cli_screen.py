@@ -155,7 +155,7 @@ class Raising(Files):
 
 
 def test_doctor_of_a_data_set(cli: Cli, tmp_path: Path) -> None:
-    """What `accelerate` serves of it, and what it cannot meet; without a traceback for what is wrong with it."""
+    """What `accelerate` serves of it, and what it cannot meet; no traceback for what is wrong with it."""
     (tmp_path / "mine.py").write_text(MODULE)
     for number in range(5):
         (tmp_path / f"{number}.bin").write_bytes(bytes(1000))
