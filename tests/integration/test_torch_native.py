@@ -113,13 +113,22 @@ def test_transform_and_target(cache: Cache, data: DataSet) -> None:
     assert len(only) == 17
 
 
-def test_a_batch_is_one_read(cache: Cache, data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = ObjectDataset("s3://torch-native/train/", cache=cache)
-    calls = []
-    read_many = cache.read_many
-    monkeypatch.setattr(cache, "read_many", lambda extents: calls.append(1) or read_many(extents))
-    assert len(list(DataLoader(Subset(dataset, range(20)), batch_size=10, collate_fn=raw))) == 2
-    assert len(calls) == 2
+def test_a_batch_is_one_message(
+    cache: Cache, data: DataSet, shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = ObjectDataset("s3://torch-native/train/", pattern="*[1-9].jpg", cache=cache)  # none is empty
+    samples = ShardDataset(shards, cache=cache)
+    cache.evict("s3://torch-shards/")
+    messages = []
+    ask = cache._reader.ask
+    monkeypatch.setattr(
+        cache._reader, "ask", lambda message, *a: messages.append(message) or ask(message, *a)
+    )
+    for data_set in (dataset, samples):
+        for _ in range(2):
+            assert len(list(DataLoader(Subset(data_set, range(40)), batch_size=20, collate_fn=raw))) == 2
+        assert 1 <= len(messages) <= 2  # the second epoch asks for nothing
+        messages.clear()
 
 
 def test_nothing_there(cache: Cache, s3: SeaweedS3, data: DataSet) -> None:
@@ -340,6 +349,7 @@ def test_without_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with ioaccel.connect(tmp_path / "cache", "10MB") as cache:
         dataset = ShardDataset(str(path), cache=cache)
         monkeypatch.setattr(cache._reader, "_current", lambda: None)
+        monkeypatch.setattr(cache._reader, "_view", None)
         assert [sample["cls"] for sample in dataset.__getitems__([3, 8])] == [b"3", b"8"]
         path.write_bytes(tar([(f"{n}.txt", b"%d" % (7 * n)) for n in range(12)]))
         with pytest.raises(ObjectChangedError, match=r"0\.tar"):
