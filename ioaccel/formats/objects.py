@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from ioaccel.client.cache import Cache
 from ioaccel.errors import ConfigError, ObjectNotFoundError
-from ioaccel.formats.tables import Table, Tables
+from ioaccel.formats.tables import Table, Tables, numbers
 
 # Goes into the names of the files; see `tar`.
 _FORMAT = 1
@@ -136,8 +136,9 @@ def _without_markers(table: pa.Table) -> pa.Table:
     Their key is ``d/``, which is listed as ``d`` and cannot be read.
     """
     keys, count = table["key"], table.num_rows
+    sizes = np.concatenate([numbers(chunk) for chunk in table["size"].chunks])
     found = []
-    for row in pc.indices_nonzero(pc.equal(table["size"], 0)).to_pylist():
+    for row in np.flatnonzero(sizes == 0).tolist():
         below = keys[row].as_py() + "/"
         at = row + 1
         if at < count and keys[at].as_py() < below:  # d.txt stands between d and d/1

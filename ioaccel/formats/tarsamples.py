@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from ioaccel.client.file import ObjectFile
 from ioaccel.errors import FormatError
+from ioaccel.formats.tables import numbers
 from ioaccel.formats.tarheaders import members
 
 # Both are webdataset's own (tariterators.py): what it makes of a name must be made of it here.
@@ -77,10 +78,10 @@ class ShardSamples:
     def __init__(self, batch: pa.RecordBatch) -> None:
         rows = batch.column("members")
         self._keys = batch.column("key")
-        self._starts = rows.offsets.to_numpy()
+        self._starts = numbers(rows.offsets)
         self._extensions = rows.values.field("extension")
-        self._offsets = rows.values.field("offset").to_numpy()
-        self._lengths = rows.values.field("length").to_numpy()
+        self._offsets = numbers(rows.values.field("offset"))
+        self._lengths = numbers(rows.values.field("length"))
 
     def __getitem__(self, row: int) -> Sample:
         start, stop = self._starts[row : row + 2].tolist()

@@ -10,6 +10,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
+from ioaccel.formats.tables import numbers
 from ioaccel.intercept import Read
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ class Trace:
         self._path = Path(directory) / "traces" / f"{digest}.arrow"
         self._inode = 0
         self._table: pa.Table | None = None
+        self._index: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._rows: list[tuple[int, Read]] = []
         self._batches: list[pa.RecordBatch] = []
 
@@ -50,22 +55,18 @@ class Trace:
 
         with contextlib.suppress(OSError, pa.ArrowInvalid):
             self._table = pa.ipc.open_file(pa.memory_map(str(self._path))).read_all()
+            self._index = numbers(self._table["index"].chunk(0))
             self._inode = inode
 
     def of(self, indices: Sequence[int]) -> list[Read]:
         """What these samples read, in order."""
         if self._table is None or not len(indices):
             return []
-        import numpy as np
-        import pyarrow as pa
-
-        index = self._table["index"].chunk(0).to_numpy()
-        wanted = np.asarray(indices, np.int64)
-        first, last = np.searchsorted(index, wanted), np.searchsorted(index, wanted, "right")
-        rows = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)])
-        found = self._table.take(pa.array(rows.astype(np.int64)))
-        columns = (found[name].to_pylist() for name in ("store", "url", "offset", "length"))
-        return [Read(*row) for row in zip(*columns, strict=True)]
+        first = np.searchsorted(self._index, indices)
+        last = np.searchsorted(self._index, indices, "right")
+        rows = [row for a, b in zip(first.tolist(), last.tolist(), strict=True) for row in range(a, b)]
+        columns = [self._table[name].chunk(0) for name in ("store", "url", "offset", "length")]
+        return [Read(*(column[row].as_py() for column in columns)) for row in rows]
 
     def add(self, records: Iterable[tuple[int, Sequence[Read]]]) -> None:
         """Takes note of what samples have read, until `keep`."""
@@ -97,7 +98,6 @@ class Trace:
 
     def keep(self) -> None:
         """Writes what was added, together with what was known of other samples. OSError if it cannot."""
-        import numpy as np
         import pyarrow as pa
 
         self._pack()
@@ -110,7 +110,7 @@ class Trace:
             seen = pa.compute.is_in(self._table["index"], pa.compute.unique(new["index"]))
             new = pa.concat_tables([self._table.filter(pa.compute.invert(seen)), new]).unify_dictionaries()
         # A stable order: what a sample reads first is read first.
-        order = np.argsort(new["index"].to_numpy(), kind="stable")
+        order = np.argsort(numbers(new["index"].combine_chunks()), kind="stable")
         table = new.take(pa.array(order)).combine_chunks()
         self._path.parent.mkdir(exist_ok=True)
         fresh = self._path.with_name(f".{uuid.uuid4().hex}")

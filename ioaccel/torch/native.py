@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from ioaccel._core._client import version_hash
 from ioaccel.client.cache import Cache
 from ioaccel.client.default import default_cache
-from ioaccel.client.pinned import read_versions
+from ioaccel.client.pinned import read_bytes
 from ioaccel.formats.objects import ObjectList, object_list
 from ioaccel.formats.tar import TarIndex, tar_index
 from ioaccel.torch.device import pinned_array
@@ -93,8 +93,9 @@ class ObjectDataset(_Native):
 
     def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Any]:
         positions = [self._position(i) for i in indices]
-        batch = self.cache.read_many(self._objects.urls(positions))
-        return [self._sample(p, bytes(data)) for p, data in zip(positions, batch, strict=True)]
+        urls = self._objects.urls(positions)
+        batch = read_bytes(self.cache._reader, [(url, 0, None) for url in urls])
+        return [self._sample(p, data) for p, data in zip(positions, batch, strict=True)]
 
     def read_buffer(self, indices: Sequence[SupportsIndex], pin: bool = False) -> tuple[Tensor, list[int]]:
         """The objects of a batch back to back in one ``uint8`` tensor, and the bytes of each; one copy.
@@ -178,10 +179,9 @@ class ShardDataset(_Native):
                 extents.append((shard.url, offset, length))
             versions += [version_hash(shard.version)] * len(found.members)
         # In the version that was indexed: in another, the same places hold anything.
-        for (sample, extension), data in zip(
-            places, read_versions(self.cache._reader, extents, versions), strict=True
-        ):
-            sample[extension] = bytes(data)
+        data = read_bytes(self.cache._reader, extents, versions)
+        for (sample, extension), part in zip(places, data, strict=True):
+            sample[extension] = part
         return samples if self.transform is None else [self.transform(sample) for sample in samples]
 
     def url(self, index: SupportsIndex) -> str:

@@ -69,8 +69,12 @@ def load(dataset: Any, method: str | None, epochs: int = 2) -> list[Any]:
         multiprocessing_context=method,
         collate_fn=raw,
         timeout=30 if method else 0,
+        persistent_workers=method is not None,
     )
-    return [sample for _ in range(epochs) for batch in loader for sample in batch]
+    samples = [sample for _ in range(epochs) for batch in loader for sample in batch]
+    if method:
+        loader._iterator._shutdown_workers()  # type: ignore[union-attr]
+    return samples
 
 
 # ---- objects ------------------------------------------------------------------------------------
@@ -109,13 +113,22 @@ def test_transform_and_target(cache: Cache, data: DataSet) -> None:
     assert len(only) == 17
 
 
-def test_a_batch_is_one_read(cache: Cache, data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = ObjectDataset("s3://torch-native/train/", cache=cache)
-    calls = []
-    read_many = cache.read_many
-    monkeypatch.setattr(cache, "read_many", lambda extents: calls.append(1) or read_many(extents))
-    assert len(list(DataLoader(Subset(dataset, range(20)), batch_size=10, collate_fn=raw))) == 2
-    assert len(calls) == 2
+def test_a_batch_is_one_message(
+    cache: Cache, data: DataSet, shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = ObjectDataset("s3://torch-native/train/", pattern="*[1-9].jpg", cache=cache)  # none is empty
+    samples = ShardDataset(shards, cache=cache)
+    cache.evict("s3://torch-shards/")
+    messages = []
+    ask = cache._reader.ask
+    monkeypatch.setattr(
+        cache._reader, "ask", lambda message, *a: messages.append(message) or ask(message, *a)
+    )
+    for data_set in (dataset, samples):
+        for _ in range(2):
+            assert len(list(DataLoader(Subset(data_set, range(40)), batch_size=20, collate_fn=raw))) == 2
+        assert 1 <= len(messages) <= 2  # the second epoch asks for nothing
+        messages.clear()
 
 
 def test_nothing_there(cache: Cache, s3: SeaweedS3, data: DataSet) -> None:
@@ -330,6 +343,29 @@ def test_shards_that_cannot_be_read(cache: Cache, s3: SeaweedS3, bucket: str) ->
         ShardDataset([], cache=cache)
 
 
+def test_without_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "0.tar"
+    path.write_bytes(tar([(f"{n}.cls", b"%d" % n) for n in range(9)]))
+    with ioaccel.connect(tmp_path / "cache", "10MB") as cache:
+        dataset = ShardDataset(str(path), cache=cache)
+        monkeypatch.setattr(cache._reader, "_current", lambda: None)
+        monkeypatch.setattr(cache._reader, "_view", None)
+        assert [sample["cls"] for sample in dataset.__getitems__([3, 8])] == [b"3", b"8"]
+        path.write_bytes(tar([(f"{n}.txt", b"%d" % (7 * n)) for n in range(12)]))
+        with pytest.raises(ObjectChangedError, match=r"0\.tar"):
+            dataset.__getitems__([3, 8])
+        monkeypatch.undo()
+
+
+def test_samples_larger_than_an_answer(tmp_path: Path) -> None:
+    files = {f"{n}.bin": payload(str(n), 9 << 20) for n in range(10)}
+    (tmp_path / "0.tar").write_bytes(tar(list(files.items())))
+    with ioaccel.connect(tmp_path / "cache", "16MB") as cache:  # most of it passes through
+        dataset = ShardDataset(str(tmp_path / "0.tar"), cache=cache)
+        for sample in dataset.__getitems__(range(10)):
+            assert sample["bin"] == files[sample["__key__"] + ".bin"]
+
+
 def test_local_directories_and_shards(tmp_path: Path) -> None:
     with ioaccel.connect(tmp_path / "cache", "10MB") as cache:
         (tmp_path / "data").mkdir()
@@ -364,13 +400,13 @@ def test_the_default_cache(
 # ---- a million ----------------------------------------------------------------------------------
 
 A_MILLION = """
-import pickle, sys, time, warnings
+import pickle, sys, time
 import ioaccel, torch
 from ioaccel.torch import ObjectDataset
 cache_dir, endpoint = sys.argv[1:]
 options = {"key": "k", "secret": "s", "endpoint_url": endpoint}
-begun = time.perf_counter()
 with ioaccel.connect(cache_dir, "10MB", options) as cache:
+    begun = time.perf_counter()
     dataset = ObjectDataset("s3://bucket/train/", cache=cache)
     item = dataset[123_456]
     seconds = time.perf_counter() - begun

@@ -40,7 +40,7 @@ class Listing(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(bytes(size))
 
-    do_HEAD = do_GET  # noqa: N815  # http.server calls it so
+    do_HEAD = do_GET  # noqa: N815  # the name that http.server looks for
 
     def _list(self) -> None:
         query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
