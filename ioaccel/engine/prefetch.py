@@ -41,11 +41,15 @@ class Prefetches:
         """Queues a message behind all others of its session."""
         with self._lock:
             self._queues.setdefault(request.session, deque()).append(_Rest(request))
-            if self._idle:
-                self._came.notify()
-            elif self._threads < _WAVES:
-                self._threads += 1
-                threading.Thread(target=self._work, name="ioaccel-prefetch", daemon=True).start()
+            self._call_thread()
+
+    def _call_thread(self) -> None:
+        """Sees to it that a thread comes for the next wave; the caller holds the lock."""
+        if self._idle:
+            self._came.notify()
+        elif self._threads < _WAVES:
+            self._threads += 1
+            threading.Thread(target=self._work, name="ioaccel-prefetch", daemon=True).start()
 
     def close(self) -> None:
         """Drops what is queued, and lets the threads go."""
@@ -80,8 +84,8 @@ class Prefetches:
                 self._queues.move_to_end(session)
                 if not queue:
                     del self._queues[session]
-                elif self._idle:
-                    self._came.notify()  # a message of many waves woke one thread
+                if self._queues:
+                    self._call_thread()  # a message of many waves called one thread
                 if extents:
                     return rest, extents
             return None

@@ -77,11 +77,12 @@ def test_small_messages_fill_the_store(cache: Cache, data: DataSet, proxy: Count
     assert watch.at_once >= 48  # a governor begins with 64
 
 
-def test_one_slow_object_does_not_hold_up_the_messages_behind_it(
-    cache: Cache, data: DataSet, proxy: CountingProxy
+@pytest.mark.parametrize("batch", [16, COUNT])
+def test_one_slow_object_does_not_hold_up_those_behind_it(
+    cache: Cache, data: DataSet, proxy: CountingProxy, batch: int
 ) -> None:
     proxy.hook = Watch(slow=data.urls[3].rpartition("/")[2], slow_seconds=8.0)
-    send(cache, data.urls, 16)
+    send(cache, data.urls, batch)
     wait_for(lambda: cache.status()["cached_bytes"] == (COUNT - 1) * SIZE, 6)
 
 
