@@ -344,28 +344,46 @@ int ia_segment_walk(struct ia_extent at, ia_visit visit, void *context)
     return result;
 }
 
-struct search {
+struct killing {
     struct ia_extent at;
-    const uint64_t *key;
-    int found;
+    const struct ia_victim *victims; /* by key */
+    size_t count;
+    int marked;
 };
 
-static int kill_if_found(void *context, const struct ia_block *block, uint32_t header_offset)
+static int compare_keys(const void *left, const void *right)
 {
-    static const uint16_t dead = 1;
-    struct search *search = context;
-    if (block->dead || block->key[0] != search->key[0] || block->key[1] != search->key[1])
-        return 0;
-    search->found = 1;
-    uint64_t field = header_offset + offsetof(struct ia_block_header, dead);
-    return ia_pwrite_all(search->at.fd, &dead, sizeof dead, (off_t)(search->at.start + field));
+    const struct ia_victim *a = left, *b = right;
+    if (a->key[0] != b->key[0])
+        return a->key[0] < b->key[0] ? -1 : 1;
+    return a->key[1] < b->key[1] ? -1 : a->key[1] > b->key[1];
 }
 
-int ia_segment_kill(struct ia_extent at, const uint64_t key[2])
+static int kill_if_victim(void *context, const struct ia_block *block, uint32_t header_offset)
 {
-    struct search search = {at, key, 0};
-    int error = ia_segment_walk(at, kill_if_found, &search);
-    return error ? error : search.found;
+    static const uint16_t dead = 1;
+    struct killing *killing = context;
+    if (block->dead)
+        return 0;
+    struct ia_victim wanted = {.key = {block->key[0], block->key[1]}};
+    const struct ia_victim *victim =
+        bsearch(&wanted, killing->victims, killing->count, sizeof wanted, compare_keys);
+    if (!victim || block->data_offset < victim->data_offset)
+        return 0;
+    uint64_t field = header_offset + offsetof(struct ia_block_header, dead);
+    int error =
+        ia_pwrite_all(killing->at.fd, &dead, sizeof dead, (off_t)(killing->at.start + field));
+    killing->marked += !error;
+    return error;
+}
+
+int ia_segment_kill(struct ia_extent at, struct ia_victim *victims, size_t count)
+{
+    if (count)
+        qsort(victims, count, sizeof *victims, compare_keys);
+    struct killing killing = {at, victims, count, 0};
+    int error = count ? ia_segment_walk(at, kill_if_victim, &killing) : 0;
+    return error ? error : killing.marked;
 }
 
 int ia_block_verify(struct ia_extent at, const uint64_t key[2], uint64_t version,

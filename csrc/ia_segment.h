@@ -77,9 +77,18 @@ int ia_segment_probe(struct ia_extent at, struct ia_segment_header *header);
 typedef int (*ia_visit)(void *context, const struct ia_block *block, uint32_t header_offset);
 int ia_segment_walk(struct ia_extent at, ia_visit visit, void *context);
 
-/* Marks every header of `key` dead on disk, so that a restart does not bring it back. The segment
- * must not be reused meanwhile. 1: marked. 0: none found. -errno. */
-int ia_segment_kill(struct ia_extent at, const uint64_t key[2]);
+/* A block to be marked dead: its key, and where its data stands. */
+struct ia_victim {
+    uint64_t key[2];
+    uint32_t data_offset;
+};
+
+/* Marks blocks dead on disk, so that a restart does not bring them back: of each victim its header
+ * and those of the copies of its key that were written before it, which would otherwise come back
+ * in its place. A copy written after it, whose data stands below, stays. Goes through the headers
+ * once; sorts the victims. The segment must not be reused meanwhile. How many headers were marked,
+ * or -errno. */
+int ia_segment_kill(struct ia_extent at, struct ia_victim *victims, size_t count);
 
 /* Reads a block and checks its CRCs. 1: sound. 0: corrupt. -errno. */
 int ia_block_verify(struct ia_extent at, const uint64_t key[2], uint64_t version,

@@ -9,7 +9,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close, getpid
 
@@ -382,15 +382,27 @@ def list_segment(int fd, uint64_t start, uint32_t size):
     return found
 
 
-def kill_block(int fd, uint64_t start, uint32_t size, bytes key not None):
-    """Marks a block dead on disk, so that a restart does not bring it back; whether it was there."""
+def kill_blocks(int fd, uint64_t start, uint32_t size, list blocks not None):
+    """Marks ``(key, data offset)`` blocks dead on disk, so that a restart does not bring them back.
+
+    Older copies in the segment are marked too. Returns how many headers were marked.
+    """
     cdef ia_extent at = ia_extent(fd, size, start)
-    cdef uint64_t[2] k
+    cdef size_t count = <size_t>len(blocks), i
     cdef int result
-    load_key(key, k)
-    with nogil:
-        result = ia_segment_kill(at, k)
-    return check(result, "block header") == 1
+    cdef ia_victim *victims = <ia_victim *>malloc((count + 1) * sizeof(ia_victim))
+    if victims == NULL:
+        raise MemoryError
+    try:
+        for i in range(count):
+            key, offset = blocks[i]
+            load_key(key, victims[i].key)
+            victims[i].data_offset = offset
+        with nogil:
+            result = ia_segment_kill(at, victims, count)
+    finally:
+        free(victims)
+    return check(result, "block header")
 
 
 def verify_block(int fd, uint64_t start, uint32_t size, bytes key not None, uint64_t version,

@@ -135,7 +135,11 @@ cdef extern from "ia_segment.h" nogil:
     int ia_segment_probe(ia_extent at, ia_segment_header *header)
     ctypedef int (*ia_visit)(void *context, const ia_block *block, uint32_t header_offset) noexcept nogil
     int ia_segment_walk(ia_extent at, ia_visit visit, void *context)
-    int ia_segment_kill(ia_extent at, const uint64_t *key)
+    struct ia_victim:
+        uint64_t[2] key
+        uint32_t data_offset
+
+    int ia_segment_kill(ia_extent at, ia_victim *victims, size_t count)
     int ia_block_verify(ia_extent at, const uint64_t *key, uint64_t version,
                         uint32_t data_offset, uint32_t length)
 

@@ -9,30 +9,29 @@ import time
 import uuid
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
 from typing import Any
 
 import ioaccel
 from ioaccel import wire
 from ioaccel._core._engine import BLOCK_SIZE, Index, block_key, list_segment, verify_block
 from ioaccel.engine.block import block_of
-from ioaccel.engine.fetch import Fetcher, Item, as_ioaccel_error
+from ioaccel.engine.fetch import Fetcher, Item, Terms, as_ioaccel_error
 from ioaccel.engine.flights import Flights
 from ioaccel.engine.manifests import Manifests
-from ioaccel.engine.objects import Known, Objects, Target, now_ms
+from ioaccel.engine.objects import Known, Objects, now_ms
+from ioaccel.engine.prefetch import Prefetches
 from ioaccel.engine.sessions import ClientPage, Clients
 from ioaccel.engine.shard import Segment, Shard
 from ioaccel.engine.space import Space
+from ioaccel.engine.targets import NotForUs, Targets
 from ioaccel.engine.transit import ANSWER_BYTES, SEGMENT_SIZE, SEGMENTS, Transit
-from ioaccel.errors import ConfigError, IOAccelError, UnsupportedURLError
-from ioaccel.sources import PROCESS_LOCAL, Source, SourceSpec, open_source, split_object_url, split_prefix_url
+from ioaccel.errors import ConfigError, IOAccelError
 from ioaccel.sources.base import anything
-from ioaccel.sources.governor import Governor
 
 log = logging.getLogger("ioaccel.engine")
 
-# Extents of a prefetch that are on their way at once: enough to fill any governor's limit.
-_PREFETCH_WAVE = 512
+# Extents that are on their way at once for a caller who waits: enough to fill any governor's limit.
+_WAITED_WAVE = 512
 
 
 class Engine:
@@ -52,10 +51,8 @@ class Engine:
         self.fetcher = Fetcher(self.index, shards, self.space, self.objects, self.flights)
         self.manifests = Manifests(shards[0].directory / "manifests", self.flights, self.objects)
         self._lock = threading.Lock()
-        self._sources: dict[tuple[bytes, str], Source] = {}
-        self._governors: defaultdict[bytes, Governor] = defaultdict(Governor)
-        self._prefetches: SimpleQueue[wire.Prefetch | None] = SimpleQueue()
-        self._prefetcher: threading.Thread | None = None
+        self.targets = Targets()
+        self._prefetches = Prefetches(self._prefetch_wave, self.clients.names)
         self._list_requests = 0
         self._started = time.monotonic()
         self._recover()
@@ -71,7 +68,7 @@ class Engine:
 
     def close(self) -> None:
         """Stops prefetching and releases the directories. Readers see the engine die with its process."""
-        self._prefetches.put(None)
+        self._prefetches.close()
         self.flights.close()
         for shard in self.shards:
             shard.close()
@@ -101,113 +98,63 @@ class Engine:
                 readable.append(False)
         return page, descriptors, readable
 
-    # ---- targets --------------------------------------------------------------------------------
-
-    def _target(self, url: str, sources: dict[str, SourceSpec]) -> Target:
-        scheme, bucket, key = split_object_url(url)
-        spec = sources[scheme]
-        source = self._source(spec, bucket)
-        return Target(
-            url, key, block_key(spec.identity, url), spec.identity, source, self._governors[spec.identity]
-        )
-
-    def _source(self, spec: SourceSpec, bucket: str) -> Source:
-        if spec.scheme in PROCESS_LOCAL:
-            raise _NotForUs(f"{spec.scheme}:// lives in the process that made it")
-        with self._lock:
-            source = self._sources.get((spec.identity, bucket))
-            if source is None:
-                try:
-                    source = open_source(spec, bucket)
-                except (ConfigError, UnsupportedURLError) as error:
-                    if spec.kind == "fsspec":
-                        # A file system that only the client has: registered there, or not importable here.
-                        raise _NotForUs(str(error)) from error
-                    raise
-                self._sources[spec.identity, bucket] = source
-            return source
-
-    def _items(
-        self, extents: list[wire.Extent], sources: dict[str, SourceSpec]
-    ) -> list[Item | wire.Uncached | wire.Failure]:
-        items: list[Item | wire.Uncached | wire.Failure] = []
-        for url, offset, length in extents:
-            try:
-                items.append(Item(self._target(url, sources), offset, length))
-            except _NotForUs as reason:
-                items.append(wire.Uncached(str(reason)))
-            except IOAccelError as error:
-                items.append(wire.Failure.of(error))
-        return items
-
     # ---- reading --------------------------------------------------------------------------------
 
     def fetch(self, request: wire.Fetch) -> wire.Answers:
         """Locates every extent, fetching what is missing."""
-        items = self._items(request.extents, request.sources)
+        items = self.targets.items(request.extents, request.sources)
         for i in request.unreadable:
             if isinstance(item := items[i], Item):
                 self.fetcher.drop(item)
         for item in items:
             if isinstance(item, Item):
                 item.most = request.most
-        self._settle(items, request, urgent=True)
+        self.fetcher.settle([i for i in items if isinstance(i, Item)], self._terms(request))
         return wire.Answers([_answer(item) for item in items])
 
-    def _settle(
-        self,
-        items: list[Item | wire.Uncached | wire.Failure],
-        request: wire.Fetch | wire.Prefetch,
-        *,
-        urgent: bool,
-    ) -> None:
-        self.fetcher.settle(
-            [item for item in items if isinstance(item, Item)],
-            self.clients.session(request.session),
-            request.oldest_ms,
-            time.monotonic() + request.timeout,
-            urgent=urgent,
-        )
+    def _terms(
+        self, request: wire.Fetch | wire.Prefetch, *, urgent: bool = True, keep: bool = False
+    ) -> Terms:
+        deadline = time.monotonic() + request.timeout
+        return Terms(self.clients.session(request.session), request.oldest_ms, deadline, urgent, keep)
 
     def prefetch(self, request: wire.Prefetch) -> wire.Prefetched:
         """Brings extents into the cache, now or in the background."""
-        if request.wait:
-            return self._prefetch(request, urgent=True)
-        with self._lock:
-            if self._prefetcher is None:
-                self._prefetcher = threading.Thread(
-                    target=self._prefetch_all, name="ioaccel-prefetch", daemon=True
-                )
-                self._prefetcher.start()
-        self._prefetches.put(request)
-        return wire.Prefetched(len(request.extents))
-
-    def _prefetch_all(self) -> None:
-        while (request := self._prefetches.get()) is not None:
-            try:
-                self._prefetch(request, urgent=False)
-            except Exception:
-                log.exception("a prefetch failed")
-
-    def _prefetch(self, request: wire.Prefetch, *, urgent: bool) -> wire.Prefetched:
+        accepted = len(request.extents)
+        if not request.wait:
+            self._prefetches.add(request)
+            return wire.Prefetched(accepted)
         stored = 0
         failures: list[wire.Failure] = []
-        for start in range(0, len(request.extents), _PREFETCH_WAVE):
-            if not urgent and request.session not in self.clients.names():
-                break  # whoever asked for it is gone
-            items = self._items(request.extents[start : start + _PREFETCH_WAVE], request.sources)
-            self._settle(items, request, urgent=urgent)
-            for item in items:
-                if isinstance(item, Item) and item.deferred and item.known is not None:
-                    self._settle_in_pieces(item, request, urgent=urgent)
-            good = [i for i in items if isinstance(i, Item) and i.error is None and not i.deferred]
-            failed = [i for i in items if not isinstance(i, Item) or i.error is not None]
-            failures += [a for a in map(_answer, failed) if isinstance(a, wire.Failure)]
-            stored += sum(item.stored for item in good)
-            if not all(item.stored for item in good):
-                break  # full: what came now would be fetched again when it is read
-        accepted = len(request.extents)
+        for start in range(0, accepted, _WAITED_WAVE):
+            items = self._bring(request, request.extents[start : start + _WAITED_WAVE], urgent=True)
+            answers = [_answer(i) for i in items if not isinstance(i, Item) or i.error is not None]
+            failures += [answer for answer in answers if isinstance(answer, wire.Failure)]
+            stored += sum(isinstance(i, Item) and i.error is None and i.stored for i in items)
+            if _no_room(items):
+                break
         return wire.Prefetched(accepted, stored, accepted - stored - len(failures), failures)
+
+    def _prefetch_wave(self, request: wire.Prefetch, extents: list[wire.Extent]) -> bool:
+        """Brings some extents of a message into the cache; whether there was room for all."""
+        try:
+            return not _no_room(self._bring(request, extents, urgent=False))
+        except Exception:
+            log.exception("a prefetch failed")
+            return True
+
+    def _bring(
+        self, request: wire.Prefetch, extents: list[wire.Extent], *, urgent: bool
+    ) -> list[Item | wire.Uncached | wire.Failure]:
+        """Brings extents into the cache, as far as there is room."""
+        items = self.targets.items(extents, request.sources)
+        self.fetcher.settle(
+            [i for i in items if isinstance(i, Item)], self._terms(request, urgent=urgent, keep=True)
+        )
+        for item in items:
+            if isinstance(item, Item) and item.deferred and item.known is not None:
+                self._settle_in_pieces(item, request, urgent=urgent)
+        return items
 
     def _settle_in_pieces(self, item: Item, request: wire.Prefetch, *, urgent: bool) -> None:
         """Brings an extent into the cache that is too large for one answer; it ends deferred no more."""
@@ -216,7 +163,7 @@ class Engine:
         item.deferred = False
         for offset in range(item.offset, stop, ANSWER_BYTES):
             piece = Item(item.target, offset, min(ANSWER_BYTES, stop - offset))
-            self._settle([piece], request, urgent=urgent)
+            self.fetcher.settle([piece], self._terms(request, urgent=urgent, keep=True))
             item.error, item.stored = piece.error, piece.stored
             if item.error is not None or not item.stored:
                 return
@@ -224,7 +171,7 @@ class Engine:
     def stat(self, request: wire.Stat) -> wire.Stats:
         """Size and version of objects, checked recently enough."""
         deadline = time.monotonic() + request.timeout
-        items = self._items([(url, 0, None) for url in request.urls], request.sources)
+        items = self.targets.items([(url, 0, None) for url in request.urls], request.sources)
         targets = [item.target for item in items if isinstance(item, Item)]
         found: dict[bytes, Known | Exception] = {}
         for target in targets:
@@ -250,10 +197,10 @@ class Engine:
     def list_directory(self, request: wire.ListDirectory) -> wire.Directory | wire.Uncached:
         """What stands directly below a URL, or whether anything does."""
         try:
-            spec, source, key = self._prefix(request.url, request.sources)
-        except _NotForUs as reason:
+            spec, source, key = self.targets.prefix(request.url, request.sources)
+        except NotForUs as reason:
             return wire.Uncached(str(reason))
-        governor = self._governors[spec.identity]
+        governor = self.targets.governors[spec.identity]
         asked_ms = now_ms()
         directories, objects = governor.call(
             request.url,
@@ -270,11 +217,11 @@ class Engine:
     def manifest(self, request: wire.Manifest) -> wire.ManifestFile | wire.Uncached:
         """A file that lists everything below a URL."""
         try:
-            spec, source, key = self._prefix(request.url, request.sources)
+            spec, source, key = self.targets.prefix(request.url, request.sources)
             path = self.manifests.path(
                 spec, source, key, request.oldest_ms, request.timeout, request.refresh, self._count_listing
             )
-        except _NotForUs as reason:
+        except NotForUs as reason:
             return wire.Uncached(str(reason))
         except OSError as error:
             if isinstance(error, IOAccelError):
@@ -285,11 +232,6 @@ class Engine:
     def _count_listing(self, requests: int) -> None:
         with self._lock:
             self._list_requests += requests
-
-    def _prefix(self, url: str, sources: dict[str, SourceSpec]) -> tuple[SourceSpec, Source, str]:
-        """The source of a URL that names a directory or a whole bucket, and the key there."""
-        scheme, bucket, key = split_prefix_url(url)
-        return sources[scheme], self._source(sources[scheme], bucket), key
 
     # ---- what is cached -------------------------------------------------------------------------
 
@@ -316,23 +258,25 @@ class Engine:
         spec = request.sources[request.url.partition("://")[0]]
         base = block_key(spec.identity, request.url)
         entry = self.index.get(base)
-        keys: list[bytes] = []
-        if request.url.endswith("/") or entry is None:
-            for position in range(self._positions()):
-                for header in self._headers(position):
-                    key, url, offset = header[0], header[1], header[4]
-                    below = url.startswith(request.url) if request.url.endswith("/") else url == request.url
-                    if below and key == block_of(block_key(spec.identity, url), offset // BLOCK_SIZE):
-                        keys.append(key)
-        else:
+        if not request.url.endswith("/") and entry is not None:
             keys = [block_of(base, n) for n in range(max(1, -(-entry[2] // BLOCK_SIZE)))]
+            return wire.Evicted(*self._remove(keys))
         blocks = size = 0
-        for key in keys:
-            found = self.index.get(key)
-            if found is not None and self.space.remove(key, found[0]):
-                blocks += 1
-                size += found[1]
+        for position in range(self._positions()):
+            keys = []
+            for key, url, _, _, offset, *_ in self._headers(position):
+                below = url.startswith(request.url) if request.url.endswith("/") else url == request.url
+                if below and key == block_of(block_key(spec.identity, url), offset // BLOCK_SIZE):
+                    keys.append(key)
+            count, freed = self._remove(keys)
+            blocks += count
+            size += freed
         return wire.Evicted(blocks, size)
+
+    def _remove(self, keys: list[bytes]) -> tuple[int, int]:
+        """Takes blocks out of the cache, wherever they stand: how many were there, and their bytes."""
+        found = [(key, entry[0]) for key in dict.fromkeys(keys) if (entry := self.index.get(key)) is not None]
+        return self.space.remove_all(found)
 
     def verify(self, request: wire.Verify) -> wire.Verified:
         """Checks every block of one segment against its CRCs; removes those that are corrupt."""
@@ -391,7 +335,7 @@ class Engine:
     def status(self) -> dict[str, Any]:
         """All counters; bytes unless the name says otherwise."""
         blocks, cached = self.index.usage()
-        governors = list(self._governors.values())
+        governors = list(self.targets.governors.values())
         return {
             **self.clients.counters(),
             "store_requests": sum(g.requests for g in governors) + self._list_requests,
@@ -424,8 +368,9 @@ class Engine:
         }
 
 
-class _NotForUs(Exception):
-    """A source that only the client can read."""
+def _no_room(items: list[Item | wire.Uncached | wire.Failure]) -> bool:
+    """Whether some of what was brought could not be kept."""
+    return not all(i.stored for i in items if isinstance(i, Item) and i.error is None and not i.deferred)
 
 
 def _answer(

@@ -8,7 +8,11 @@ back to the start; a read never mixes two versions.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
 
 from ioaccel._core._engine import BLOCK_SIZE, Index, verify_block
 from ioaccel.engine.block import Block, block_of
@@ -16,10 +20,12 @@ from ioaccel.engine.flights import Flight, Flights, Latch
 from ioaccel.engine.objects import Known, Objects, Target, now_ms
 from ioaccel.engine.sessions import Session
 from ioaccel.engine.shard import Shard
-from ioaccel.engine.space import Space
+from ioaccel.engine.space import Expected, Space
 from ioaccel.engine.transit import ANSWER_BYTES
 from ioaccel.errors import IOAccelError, ObjectChangedError, RangeError, StoreTimeoutError
 from ioaccel.sources import Fetched
+from ioaccel.sources.base import changed
+from ioaccel.sources.governor import Governor
 
 # An object that changes faster than it can be read is the user's to sort out.
 _ROUNDS = 4
@@ -28,8 +34,17 @@ _ROUNDS = 4
 _FIRST_GUESS = 1 << 20
 
 
-@dataclass(slots=True)
-class Landed:
+class Terms(msgspec.Struct, frozen=True):
+    """What a request asks of all its extents."""
+
+    session: Session
+    oldest_ms: int  # a version that was last checked before does not count
+    deadline: float  # monotonic
+    urgent: bool = True  # somebody waits for it
+    keep: bool = False  # a prefetch: what the cache has no room for is not fetched
+
+
+class Landed(msgspec.Struct):
     """One block that was fetched."""
 
     known: Known
@@ -38,8 +53,7 @@ class Landed:
     length: int
 
 
-@dataclass(slots=True)
-class Item:
+class Item(msgspec.Struct):
     """One extent on its way."""
 
     target: Target
@@ -47,9 +61,10 @@ class Item:
     length: int | None
     most: int | None = None  # bytes; of a longer extent to the end, no blocks are wanted
     known: Known | None = None
-    blocks: dict[int, bytes] = field(default_factory=dict)  # block number -> location
+    blocks: dict[int, bytes] = {}  # block number -> location
     stored: bool = True  # every block is in the cache, none in transit
-    deferred: bool = False
+    deferred: bool = False  # too much for one answer
+    refused: bool = False  # a prefetch for which there is no room
     needs_version: bool = False  # nothing can be fetched before the store has said size and version
     error: Exception | None = None
     late: StoreTimeoutError | None = None  # a flight that it joined ran out of time
@@ -79,7 +94,8 @@ class Item:
         return (
             self.error is not None
             or self.deferred
-            or (self.known is not None and all(n in self.blocks for n in self.numbers()))
+            or self.refused
+            or (self.known is not None and len(self.blocks) >= len(self.numbers()))
         )
 
 
@@ -94,30 +110,29 @@ class Fetcher:
         self._space = space
         self._objects = objects
         self._flights = flights
-        self._typical = float(_FIRST_GUESS)
+        self._typical: float | None = None  # bytes of a block, lately
         self.corrupt = 0
 
-    def settle(
-        self, items: list[Item], session: Session, oldest_ms: int, deadline: float, *, urgent: bool = True
-    ) -> None:
-        """Settles every item: located, deferred or failed."""
+    def settle(self, items: list[Item], terms: Terms) -> None:
+        """Settles every item: located, deferred, refused or failed."""
+        todo = items
         for _ in range(_ROUNDS):
-            self._know(items, oldest_ms, deadline)
-            self._locate(items, session, oldest_ms, deadline, urgent)
-            if all(_settled(item) for item in items):
+            self._know(todo, terms)
+            self._locate(todo, terms)
+            todo = [item for item in todo if not _settled(item)]
+            if not todo:
                 return
-        for item in items:
-            if not _settled(item):
-                item.error = item.late or ObjectChangedError(
-                    f"{item.target.url} kept changing while it was read; wait until it is written, and "
-                    "read it again",
-                    url=item.target.url,
-                    attempts=_ROUNDS,
-                )
+        for item in todo:
+            item.error = item.late or ObjectChangedError(
+                f"{item.target.url} kept changing while it was read; wait until it is written, and "
+                "read it again",
+                url=item.target.url,
+                attempts=_ROUNDS,
+            )
 
     # ---- objects --------------------------------------------------------------------------------
 
-    def _know(self, items: list[Item], oldest_ms: int, deadline: float) -> None:
+    def _know(self, items: list[Item], terms: Terms) -> None:
         """Finds out the version of every object that was seen before; new ones are met by fetching."""
         stale: dict[bytes, Target] = {}
         for item in items:
@@ -126,11 +141,13 @@ class Fetcher:
                 if known is None and not item.needs_version:
                     continue
                 named = known is not None and (known.version is not None or not item.needs_version)
-                if known is not None and named and known.checked_ms >= oldest_ms:
+                if known is not None and named and known.checked_ms >= terms.oldest_ms:
                     item.known = known
                 else:
                     stale[item.target.base] = item.target
-        checked = self._objects.check(list(stale.values()), oldest_ms, deadline) if stale else {}
+        if not stale:
+            return
+        checked = self._objects.check(list(stale.values()), terms.oldest_ms, terms.deadline)
         for item in items:
             found = checked.get(item.target.base)
             if isinstance(found, Known):
@@ -145,9 +162,7 @@ class Fetcher:
 
     # ---- blocks ---------------------------------------------------------------------------------
 
-    def _locate(
-        self, items: list[Item], session: Session, oldest_ms: int, deadline: float, urgent: bool
-    ) -> None:
+    def _locate(self, items: list[Item], terms: Terms) -> None:
         """Finds or fetches every block that the items still lack.
 
         While blocks pass through, they are fetched in waves of what an answer can hold in transit,
@@ -156,32 +171,28 @@ class Fetcher:
         todo = [item for item in items if not _settled(item)]
         passed = 0
         while todo:
-            latch = Latch()
             lacking: list[tuple[Item, int]] = []
             rest: list[Item] = []
             weight = 0
             for item in todo:
-                if weight >= ANSWER_BYTES and self._space.passing:
+                if weight >= ANSWER_BYTES and self._space.passing and not terms.keep:
                     rest.append(item)
                     continue
-                numbers = self._lacking(item, session)
+                numbers = self._lacking(item, terms.session)
                 if len(numbers) * BLOCK_SIZE > ANSWER_BYTES:
                     item.deferred = True  # the client asks for it piece by piece
-                    continue
-                lacking += [(item, number) for number in numbers]
-                weight += sum(self._guess(item, number) for number in numbers)
-            flights: dict[bytes, Flight] = {}  # a block that the batch wants twice is fetched once
-            wave: list[tuple[Item, int, Flight]] = []
-            for item, number in lacking:
-                key = block_of(item.target.base, number)
-                if key not in flights:
-                    flights[key] = self._fly(item, number, session, oldest_ms, deadline, latch, urgent)
-                wave.append((item, number, flights[key]))
-            latch.wait(deadline - time.monotonic())
+                elif numbers and terms.keep and self._space.hopeless(self._likely(item, numbers[0])):
+                    item.refused, item.stored = True, False
+                else:
+                    lacking += [(item, number) for number in numbers]
+                    weight += sum([self._guess(item, number) for number in numbers])
+            latch = Latch()
+            wave = self._fly(lacking, terms, latch)
+            latch.wait(terms.deadline - time.monotonic())
             # An object that was met by its first block now shows which others it has.
             new = {id(item): item for item, _, _ in wave if item.known is None}
             for item, number, flight in wave:
-                passed += self._land(item, number, flight, oldest_ms, deadline)
+                passed += self._land(item, number, flight, terms)
             rest += [item for item in new.values() if item.known is not None and not _settled(item)]
             if passed >= ANSWER_BYTES:
                 for item in rest:
@@ -244,58 +255,66 @@ class Fetcher:
             return False
 
     def _fly(
-        self,
-        item: Item,
-        number: int,
-        session: Session,
-        oldest_ms: int,
-        deadline: float,
-        latch: Latch,
-        urgent: bool,
-    ) -> Flight:
-        target, version = item.target, item.known.version if item.known else None
-        if item.known is None:
-            session.asked(target.url)
-        return self._flights.start(
-            block_of(target.base, number),
-            lambda: self._fetch(target, number, version, session, oldest_ms, deadline),
-            latch,
-            governor=target.governor,
-            urgent=urgent,
-        )
+        self, lacking: list[tuple[Item, int]], terms: Terms, latch: Latch
+    ) -> list[tuple[Item, int, Flight]]:
+        """Starts the flights of blocks; one that the batch wants twice is fetched once."""
+        works: defaultdict[Governor, dict[bytes, Callable[[], Landed | None]]] = defaultdict(dict)
+        for item, number in lacking:
+            target, version = item.target, None
+            if item.known is None:
+                terms.session.asked(target.url)
+            else:
+                version = item.known.version
+            likely = self._likely(item, number)
+            works[target.governor].setdefault(
+                block_of(target.base, number), partial(self._fetch, target, number, version, likely, terms)
+            )
+        flights: dict[bytes, Flight] = {}
+        for governor, work in works.items():
+            started = self._flights.start_all(
+                list(work.items()), latch, governor=governor, urgent=terms.urgent
+            )
+            flights.update(zip(work, started, strict=True))
+        return [(item, number, flights[block_of(item.target.base, number)]) for item, number in lacking]
 
     def _fetch(
-        self,
-        target: Target,
-        number: int,
-        version: str | None,
-        session: Session,
-        oldest_ms: int,
-        deadline: float,
-    ) -> Landed:
-        """Fetches one block and stores it. Runs in a fetch thread."""
-        landed = self._landed_meanwhile(target, number, version, oldest_ms)
+        self, target: Target, number: int, version: str | None, likely: int, terms: Terms
+    ) -> Landed | None:
+        """Fetches one block and stores it; None if it is not to be, for want of room. In a fetch thread."""
+        landed = self._landed_meanwhile(target, number, version, terms.oldest_ms)
         if landed is not None:
             return landed
+        expected = self._space.expect(likely) if terms.keep else None
+        if terms.keep and expected is None:
+            return None
+        try:
+            return self._fetch_now(target, number, version, terms, expected)
+        finally:
+            if expected is not None:
+                self._space.expect_no_more(expected)
+
+    def _fetch_now(
+        self, target: Target, number: int, version: str | None, terms: Terms, expected: Expected | None
+    ) -> Landed:
         start = number * BLOCK_SIZE
         asked_ms = now_ms()
         fetched: Fetched = target.governor.call(
             target.url,
             lambda: target.source.get(target.key, start, start + BLOCK_SIZE, version),
-            deadline,
-            size_of=lambda f: len(f.data),
+            terms.deadline,
+            size_of=_length,
             range=(start, start + BLOCK_SIZE),
         )
-        known = self._objects.note(target.base, fetched.info, asked_ms)
-        length = len(fetched.data)
-        self._typical += (length - self._typical) / 16
-        landed = self._landed_meanwhile(target, number, None, oldest_ms)
+        info, length = fetched.info, len(fetched.data)
+        known = self._objects.note(target.base, info, asked_ms)
+        if known.version != info.version:
+            raise changed(target.url)
+        self._typical = length if self._typical is None else self._typical + (length - self._typical) / 16
+        landed = self._landed_meanwhile(target, number, None, terms.oldest_ms)
         if landed is not None:
             return landed  # by the other run, if this one was hedged
-        block = Block(
-            block_of(target.base, number), target.url, fetched.info.version, known.size, start, asked_ms
-        )
-        location, cached = self._space.store(block, fetched.data, length, session)
+        block = Block(block_of(target.base, number), target.url, info.version, info.size, start, asked_ms)
+        location, cached = self._space.store(block, fetched.data, length, terms.session, expected)
         return Landed(known, location, cached, length)
 
     def _landed_meanwhile(
@@ -310,7 +329,7 @@ class Fetcher:
             return None
         return Landed(known, entry[0], True, entry[1])
 
-    def _land(self, item: Item, number: int, flight: Flight, oldest_ms: int, deadline: float) -> int:
+    def _land(self, item: Item, number: int, flight: Flight, terms: Terms) -> int:
         """Takes a flight's block; returns its bytes if they are in transit."""
         if item.error is not None:
             return 0
@@ -321,7 +340,7 @@ class Fetcher:
                 url=item.target.url,
             )
             return 0
-        if isinstance(flight.error, StoreTimeoutError) and time.monotonic() < deadline:
+        if isinstance(flight.error, StoreTimeoutError) and time.monotonic() < terms.deadline:
             item.late = flight.error  # another reader's, who had less time: ask again
             return 0
         if isinstance(flight.error, ObjectChangedError):
@@ -334,8 +353,13 @@ class Fetcher:
         if flight.error is not None:
             item.error = flight.error
             return 0
-        landed: Landed = flight.result
-        if landed.known.checked_ms < oldest_ms:
+        landed: Landed | None = flight.result
+        if landed is None:
+            # Of a prefetch that had no room: another prefetch has none either, a reader asks again.
+            item.refused = terms.keep
+            item.stored = item.stored and not terms.keep
+            return 0
+        if landed.known.checked_ms < terms.oldest_ms:
             return 0  # a flight that had left before this reader's session began: ask again
         if item.known is not None and item.known.version_hash != landed.known.version_hash:
             item.restart()
@@ -347,8 +371,15 @@ class Fetcher:
         return 0 if landed.cached else landed.length
 
     def _guess(self, item: Item, number: int) -> int:
+        """What to take the block for, in an answer that must not hold too much."""
         if item.known is None:
-            return min(int(4 * self._typical), BLOCK_SIZE)
+            return min(int(4 * (self._typical or _FIRST_GUESS)), BLOCK_SIZE)
+        return min(BLOCK_SIZE, item.known.size - number * BLOCK_SIZE)
+
+    def _likely(self, item: Item, number: int) -> int:
+        """The block's size as far as it is known; 0 before any was seen."""
+        if item.known is None:
+            return int(self._typical or 0)
         return min(BLOCK_SIZE, item.known.size - number * BLOCK_SIZE)
 
     def drop(self, item: Item) -> None:
@@ -363,6 +394,10 @@ class Fetcher:
             if cached is not None:
                 self.corrupt += 1
                 self._space.remove(key, cached[0])
+
+
+def _length(fetched: Fetched) -> int:
+    return len(fetched.data)
 
 
 def _settled(item: Item) -> bool:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
+import msgspec
+
 from ioaccel._core._engine import BLOCK_SIZE, Index, block_key, version_hash
 from ioaccel.engine.block import block_of
 from ioaccel.engine.flights import Flight, Flights, Latch
@@ -36,8 +38,7 @@ _LAST_KEY = "\U0010ffff"
 _PAGES_AT_ONCE = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """One object of one store, ready to be read."""
 
     url: str
@@ -48,8 +49,7 @@ class Target:
     governor: Governor
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(msgspec.Struct, frozen=True):
     """What the store said of an object, and when (wall clock, ms)."""
 
     size: int
@@ -84,20 +84,23 @@ class Objects:
         self._walks: dict[tuple[bytes, str], _Walk] = {}
 
     def get(self, target: Target) -> Known | None:
-        with self._lock:
-            return self._known.get(target.base)
+        return self._known.get(target.base)  # without the lock: one look into a dict is atomic
 
     def size(self, base: bytes) -> int | None:
         """The size of an object, if it was seen lately."""
-        with self._lock:
-            known = self._known.get(base)
+        known = self._known.get(base)
         return known.size if known is not None else None
 
     def note(self, base: bytes, info: ObjectInfo, checked_ms: int) -> Known:
-        """Remembers what the store said at ``checked_ms``, and forgets what is cached of another version."""
+        """Remembers what the store said at ``checked_ms``, and forgets what is cached of another version.
+
+        What is known from then on: a slow answer does not undo what a later question has found out.
+        """
         known = Known(info.size, info.version, version_hash(info.version), checked_ms)
         with self._lock:
             before = self._known.get(base)
+            if before is not None and before.checked_ms > checked_ms:
+                return before
             self._known[base] = known
             self._known.move_to_end(base)
             if len(self._known) > _MOST_KNOWN:
@@ -122,7 +125,7 @@ class Objects:
         known = self.note(base, info, checked_ms)
         entry = self._index.get(base)
         if entry is not None and entry[3] == known.version_hash and entry[2] == known.size:
-            self._index.touch(base, entry[0], checked_ms, False)
+            self._index.touch(base, entry[0], known.checked_ms, False)
 
     def forget(self, target: Target) -> None:
         with self._lock:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ioaccel._core._engine import Index, Writer, kill_block
+from ioaccel._core._engine import Index, Writer, kill_blocks
 from ioaccel.engine.block import Block
 from ioaccel.engine.sessions import Clients, Session, directory_of
 from ioaccel.engine.shard import Segment, Shard, Use
@@ -27,6 +29,15 @@ _SMALLEST_ROOM = 64 << 10
 _MOSTLY_DEAD = 0.5
 
 
+class Expected:
+    """Room that is set aside for a block until it comes."""
+
+    __slots__ = ("length",)
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+
 class Space:
     """The segments of all shards. Any thread."""
 
@@ -35,12 +46,16 @@ class Space:
         self._shards = shards
         self._transit = transit
         self._clients = clients
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting = 0  # for a change; nobody is notified in vain
         self._open: dict[tuple[str, int], Segment] = {}  # (session, shard) -> the segment it writes
         self._first = [sum(len(s.segments) for s in shards[:n]) for n in range(len(shards))]
         self._sequence = 0
         self._segment_sequence = 0
-        self._hopeless: tuple[float, frozenset[str]] = (0.0, frozenset())
+        self._expected = 0  # payload bytes that prefetches are about to bring
+        # Until when, among which sessions, and for how many bytes or more there is no room.
+        self._hopeless: tuple[float, frozenset[str], int] = (0.0, frozenset(), 0)
         self._passed_at = 0.0
         self.evicted_segments = 0
         self.evicted_bytes = 0
@@ -49,10 +64,49 @@ class Space:
         """Sequences go on above what recovery found."""
         self._sequence = self._segment_sequence = highest
 
-    def store(self, block: Block, data: Buffer, length: int, session: Session) -> tuple[bytes, bool]:
+    def expect(self, length: int) -> Expected | None:
+        """Sets room aside for a block that is about to be fetched; None if it would not be kept.
+
+        The room is given back by `store`, or by `expect_no_more`.
+        """
+        with self._lock:
+            if self.hopeless(length):
+                return None
+            while True:
+                usable = [s for s in self._shards if s.takes_blocks]
+                stored = sum([self._index.shard_usage(s.number)[1] for s in usable])
+                free = sum([s.capacity for s in usable]) - stored - self._expected
+                pending = sum([s.pending for s in usable])
+                if usable and free - pending >= length:
+                    self._expected += length
+                    return Expected(length)
+                if pending and free >= length:
+                    self._wait()  # a block that is being appended counts twice for a moment
+                elif not self._evict_one(usable, length):
+                    return None
+
+    def expect_no_more(self, expected: Expected) -> None:
+        """Gives back what is left of the room that was set aside."""
+        if expected.length:
+            with self._lock:
+                self._take_back(expected)
+
+    def _take_back(self, expected: Expected) -> None:
+        self._expected -= expected.length
+        expected.length = 0
+
+    def hopeless(self, length: int) -> bool:
+        """Whether a search for room for that many bytes has lately found none, and would not now."""
+        until, names, least = self._hopeless
+        return length >= least and time.monotonic() < until and names == self._clients.names()
+
+    def store(
+        self, block: Block, data: Buffer, length: int, session: Session, expected: Expected | None = None
+    ) -> tuple[bytes, bool]:
         """Appends a block: its location, and whether it is in the cache (else in transit)."""
+        self._look_for_truncated()
         while True:
-            place = self._take(block.url, length, session)
+            place = self._take(block.url, length, session, expected)
             if place is None:
                 self._passed_at = time.monotonic()
                 return self._transit.store(block, data, length), False
@@ -64,7 +118,7 @@ class Space:
                     block.object_offset, block.checked_ms, sequence, data,
                 )  # fmt: skip
             except OSError as error:
-                with self._changed:
+                with self._lock:
                     shard.failed(error)
             finally:
                 self._give_back(shard, segment, length, session, appended=location)
@@ -76,15 +130,21 @@ class Space:
         """Whether blocks have lately passed through for want of room."""
         return time.monotonic() - self._passed_at < 1.0
 
-    def _take(self, url: str, length: int, session: Session) -> tuple[Shard, Segment, Writer, int] | None:
+    def _take(
+        self, url: str, length: int, session: Session, expected: Expected | None
+    ) -> tuple[Shard, Segment, Writer, int] | None:
         """Sets ``length`` bytes of payload aside on a shard: with the segment to write them to, and
         the block's sequence."""
-        with self._changed:
+        with self._lock:
+            if expected is not None:
+                self._take_back(expected)
             while True:
-                usable = [s for s in self._shards if s.takes_blocks and not self._forget_truncated(s)]
+                usable = [s for s in self._shards if s.takes_blocks]
                 waiting = False
-                # The emptiest first: all shards fill up together, whatever their sizes.
-                for shard in sorted(usable, key=self._filled):
+                if len(usable) > 1:
+                    # The emptiest first: all shards fill up together, whatever their sizes.
+                    usable.sort(key=self._filled)
+                for shard in usable:
                     stored = self._index.shard_usage(shard.number)[1]
                     if stored + shard.pending + length > shard.capacity:
                         # A block that is being appended counts twice for a moment: look again.
@@ -97,22 +157,23 @@ class Space:
                         self._sequence += 1
                         return shard, segment, segment.writer, self._sequence
                 if waiting:
-                    self._changed.wait(1.0)
+                    self._wait()
                 elif not self._evict_one(usable, length):
                     return None
 
-    def _forget_truncated(self, shard: Shard) -> bool:
-        """Forgets all that a shard held, if its file was truncated by somebody; whether it was."""
-        if not shard.was_truncated():
-            return False
-        for segment in shard.segments:
-            segment.generation = self._index.forget(shard.number, segment.number)
-        return True
+    def _look_for_truncated(self) -> None:
+        """Forgets all that a shard held, if its file was truncated by somebody."""
+        # Outside the lock: a system call lets the GIL go, and whoever takes it would wait for the lock.
+        for shard in self._shards:
+            if shard.was_truncated():
+                with self._lock:
+                    for segment in shard.segments:
+                        segment.generation = self._index.forget(shard.number, segment.number)
 
     def _give_back(
         self, shard: Shard, segment: Segment, length: int, session: Session, appended: bytes | None
     ) -> None:
-        with self._changed:
+        with self._lock:
             shard.pending -= length
             segment.appending -= 1
             segment.written_ms = _now_ms()
@@ -124,6 +185,17 @@ class Space:
                 shard.written += length
                 shard.worked()
                 session.touched.add(self._position(shard, segment))
+            self._tell()
+
+    def _wait(self) -> None:
+        """Waits for a change; the caller holds the lock."""
+        self._waiting += 1
+        self._changed.wait(1.0)
+        self._waiting -= 1
+
+    def _tell(self) -> None:
+        """Wakes those who wait for a change; the caller holds the lock."""
+        if self._waiting:
             self._changed.notify_all()
 
     def _filled(self, shard: Shard) -> float:
@@ -209,15 +281,14 @@ class Space:
         A search that found nothing is not repeated for a second, unless sessions came or went: a
         job whose data set does not fit asks for every block that passes through.
         """
-        until, names = self._hopeless
-        if time.monotonic() < until and names == self._clients.names():
+        if self.hopeless(length):
             return False
         self._retire_orphans()
         victims = self._victims(shards, length)
         for shard, segment in victims:
             self._free(shard, segment)
         if not victims:
-            self._hopeless = (time.monotonic() + 1.0, self._clients.names())
+            self._hopeless = (time.monotonic() + 1.0, self._clients.names(), length)
         return bool(victims)
 
     def _victims(self, shards: list[Shard], length: int) -> list[tuple[Shard, Segment]]:
@@ -271,27 +342,51 @@ class Space:
 
     def remove(self, key: bytes, location: bytes) -> bool:
         """Takes one block out of the cache, on disk too; whether it was there."""
-        shard = self._shards[int.from_bytes(location[0:2], "little")]
-        segment = shard.segments[int.from_bytes(location[4:8], "little")]
-        with self._changed:
-            if not self._index.remove(key, location):
-                return False
-            segment.appending += 1  # or it might be begun anew while its header is marked
+        return self.remove_all([(key, location)])[0] == 1
+
+    def remove_all(self, blocks: Iterable[tuple[bytes, bytes]]) -> tuple[int, int]:
+        """Takes ``(key, location)`` blocks out of the cache, on disk too: how many, and their bytes.
+
+        The headers of each segment are gone through once, however many of its blocks are removed.
+        """
+        groups: defaultdict[tuple[int, int], list[tuple[bytes, bytes]]] = defaultdict(list)
+        for key, location in blocks:
+            place = int.from_bytes(location[0:2], "little"), int.from_bytes(location[4:8], "little")
+            groups[place].append((key, location))
+        count = size = 0
+        for (shard, segment), group in groups.items():
+            removed = self._remove_from(self._shards[shard], self._shards[shard].segments[segment], group)
+            count += len(removed)
+            size += sum(int.from_bytes(location[16:20], "little") for _, location in removed)
+        return count, size
+
+    def _remove_from(
+        self, shard: Shard, segment: Segment, blocks: list[tuple[bytes, bytes]]
+    ) -> list[tuple[bytes, bytes]]:
+        with self._lock:
+            removed = [block for block in blocks if self._index.remove(*block)]
+            if not removed:
+                return []
+            segment.appending += 1  # or it might be begun anew while its headers are marked
+            self._hopeless = (0.0, frozenset(), 0)
         try:
-            kill_block(shard.fd, shard.start_of(segment.number), shard.segment_size, key)
+            kill_blocks(
+                shard.fd, shard.start_of(segment.number), shard.segment_size,
+                [(key, int.from_bytes(location[12:16], "little")) for key, location in removed],
+            )  # fmt: skip
         except OSError as error:
-            # It may come back after a restart; then its version is checked as any other's.
-            with self._changed:
+            # They may come back after a restart; then their version is checked as any other's.
+            with self._lock:
                 shard.failed(error)
         finally:
-            with self._changed:
+            with self._lock:
                 segment.appending -= 1
-                self._changed.notify_all()
-        return True
+                self._tell()
+        return removed
 
     def usage(self) -> dict[str, int]:
         """Counts for ``status``."""
-        with self._changed:
+        with self._lock:
             return {
                 "evicted_segments": self.evicted_segments,
                 "evicted_bytes": self.evicted_bytes,

@@ -63,7 +63,9 @@ class Governor:
         self._clock = clock
         self._sleep = sleep
         self._jitter = jitter
-        self._free = threading.Condition()
+        self._lock = threading.Lock()
+        self._free = threading.Condition(self._lock)
+        self._waiting = 0  # threads that want to enter; nobody is notified in vain
         self._in_flight = 0
         self.limit = float(FIRST_LIMIT)
         self._window_start = clock()
@@ -122,7 +124,7 @@ class Governor:
 
     def slow_after(self) -> float | None:
         """Seconds after which a request is worth another; None if that is not known, or not wise."""
-        with self._free:
+        with self._lock:
             if len(self._latencies) < _HEDGE_SAMPLES or self._clock() - self._last_cut < _HEDGE_PAUSE:
                 return None
             if self._slow_after is None:
@@ -133,7 +135,7 @@ class Governor:
 
     def may_hedge(self) -> bool:
         """Whether the budget allows another request; it is taken from the budget."""
-        with self._free:
+        with self._lock:
             if self.hedges + 1 > self.requests * _HEDGE_SHARE:
                 return False
             self.hedges += 1
@@ -158,20 +160,22 @@ class Governor:
         )
 
     def _enter(self, deadline: float) -> bool:
-        with self._free:
+        with self._lock:
             while self._in_flight >= int(self.limit):
                 self._waited = True
                 left = deadline - self._clock()
                 if left <= 0:
                     return False
+                self._waiting += 1
                 self._free.wait(min(left, 1.0))
+                self._waiting -= 1
             self._in_flight += 1
             self.requests += 1
             return True
 
     def _leave(self, started: float, size: int, *, throttled: bool, failed: bool) -> None:
         now = self._clock()
-        with self._free:
+        with self._lock:
             self._in_flight -= 1
             self.bytes += size
             self.retries += failed
@@ -187,7 +191,8 @@ class Governor:
                 self._window_count += 1
                 if now - self._window_start >= _WINDOW_SECONDS:
                     self._adjust(now)
-            self._free.notify()
+            if self._waiting:
+                self._free.notify()
 
     def _adjust(self, now: float) -> None:
         """Compares the window that ends with the one before it; the caller holds the lock."""

@@ -25,6 +25,15 @@ ssize_t pwritev(int fd, const struct iovec *parts, int count, off_t offset)
     return syscall(SYS_pwritev, fd, parts, (long)count, (long)offset, 0l);
 }
 
+/* And everything it reads through pread. */
+static int reads;
+
+ssize_t pread(int fd, void *buffer, size_t length, off_t offset)
+{
+    reads++;
+    return syscall(SYS_pread64, fd, buffer, length, (long)offset);
+}
+
 /* ---- blocks ------------------------------------------------------------------------------ */
 
 struct made {
@@ -559,7 +568,13 @@ static void resuming_behind_a_spoilt_header_brings_nothing_back(void)
 
 /* ---- kill -------------------------------------------------------------------------------- */
 
-static void killing_marks_every_copy(void)
+static int kill(struct ia_extent at, const struct ia_block *block)
+{
+    struct ia_victim victim = {{block->key[0], block->key[1]}, block->data_offset};
+    return ia_segment_kill(at, &victim, 1);
+}
+
+static void killing_marks_older_copies_too(void)
 {
     static struct made m;
     struct ia_extent at = make_segment(DISK, 1 << 20);
@@ -567,12 +582,12 @@ static void killing_marks_every_copy(void)
     CHECK_OK(ia_writer_open(at, 5, &writer));
     for (uint64_t n = 0; n < 6; n++)
         CHECK_EQ(append(writer, &m, n % 3, 1000), 0);
-    uint64_t key[2] = {m.block.key[0], m.block.key[1]};
-    CHECK_EQ(ia_segment_kill(at, key), 1);
-    CHECK_EQ(ia_segment_kill(at, key), 0);
-    uint64_t unknown[2] = {key[0], key[1] + 1};
-    CHECK_EQ(ia_segment_kill(at, unknown), 0);
-    CHECK_EQ(append(writer, &m, 2, 1000), 0); /* fetched again */
+    struct ia_block last = m.block, unknown = m.block;
+    unknown.key[1]++;
+    CHECK_EQ(kill(at, &unknown), 0);
+    CHECK_EQ(append(writer, &m, 2, 1000), 0); /* fetched again, before the mark is made */
+    CHECK_EQ(kill(at, &last), 2);
+    CHECK_EQ(kill(at, &last), 0);
     ia_writer_close(writer);
     CHECK_EQ(walk(at), 0);
     CHECK_EQ(walked.count, 7);
@@ -582,7 +597,35 @@ static void killing_marks_every_copy(void)
     }
     writes_until_failure = 0;
     failure = EROFS;
-    CHECK_EQ(ia_segment_kill(at, key), -EROFS);
+    CHECK_EQ(kill(at, &m.block), -EROFS);
+    close(at.fd);
+}
+
+static void killing_many_goes_through_the_headers_once(void)
+{
+    enum { BLOCKS = 3000 }; /* 600 KB of headers: three reads */
+    static struct made m;
+    static struct ia_victim victims[BLOCKS / 2];
+    struct ia_extent at = make_segment(DISK, 2 << 20);
+    struct ia_writer *writer;
+    CHECK_OK(ia_writer_open(at, 5, &writer));
+    size_t count = 0;
+    for (uint64_t n = 0; n < BLOCKS; n++) {
+        CHECK_EQ(append(writer, &m, n, 20), 0);
+        if (n % 2)
+            victims[count++] = (struct ia_victim){{m.block.key[0], m.block.key[1]},
+                                                  m.block.data_offset};
+    }
+    ia_writer_close(writer);
+    reads = 0;
+    CHECK_EQ(ia_segment_kill(at, victims, count), BLOCKS / 2);
+    CHECK(reads < 10);
+    CHECK_EQ(ia_segment_kill(at, victims, count), 0);
+    CHECK_EQ(ia_segment_kill(at, NULL, 0), 0);
+    CHECK_EQ(walk(at), 0);
+    CHECK_EQ(walked.count, BLOCKS);
+    for (uint64_t n = 0; n < BLOCKS; n++)
+        CHECK_EQ(walked.made[n].block.dead, n % 2);
     close(at.fd);
 }
 
@@ -678,7 +721,7 @@ static void verifying_what_cannot_be_there(void)
     close(at.fd);
     CHECK_EQ(verify(at, &m.block), -EBADF);
     CHECK_EQ(walk(at), -EBADF);
-    CHECK_EQ(ia_segment_kill(at, m.block.key), -EBADF);
+    CHECK_EQ(kill(at, &m.block), -EBADF);
     CHECK_EQ(ia_writer_open(at, 1, &writer), -EBADF);
     CHECK_EQ(ia_writer_resume(at, &writer), -EBADF);
 }
@@ -702,13 +745,12 @@ static void a_place_too_small_for_a_header_is_refused(void)
     struct ia_extent at = make_segment(DISK, 65536);
     struct ia_segment_header header;
     struct ia_writer *writer;
-    uint64_t key[2] = {0};
     at.size = IA_SEGMENT_HEADER_SIZE - 1;
     CHECK_EQ(ia_writer_open(at, 1, &writer), -EINVAL);
     CHECK_EQ(ia_writer_resume(at, &writer), -EINVAL);
     CHECK_EQ(ia_segment_probe(at, &header), -EINVAL);
     CHECK_EQ(ia_segment_walk(at, collect, &walked), -EINVAL);
-    CHECK_EQ(ia_segment_kill(at, key), -EINVAL);
+    CHECK_EQ(kill(at, &(struct ia_block){.length = 1}), -EINVAL);
     for (at.size = IA_SEGMENT_HEADER_SIZE; at.size < IA_SEGMENT_HEADER_SIZE + 130; at.size++) {
         static struct made m;
         CHECK_OK(ia_writer_open(at, 1, &writer));
@@ -877,7 +919,8 @@ static void hostile_headers_are_none(void)
         uint32_t room = ia_writer_room(writer);
         CHECK_EQ(room, i < 0 ? good.data_offset - 4096 - good.header_len : at.size - 4096);
         ia_writer_close(writer);
-        CHECK_EQ(ia_segment_kill(at, good.key), i < 0);
+        struct ia_victim victim = {{good.key[0], good.key[1]}, good.data_offset};
+        CHECK_EQ(ia_segment_kill(at, &victim, 1), i < 0);
     }
 
     /* Each sound for itself, but the second stands in the first one's data. */
@@ -973,7 +1016,8 @@ int main(void)
     RUN(the_prefix_is_what_all_urls_share);
     RUN(resuming_goes_on_where_the_run_ended);
     RUN(resuming_behind_a_spoilt_header_brings_nothing_back);
-    RUN(killing_marks_every_copy);
+    RUN(killing_marks_older_copies_too);
+    RUN(killing_many_goes_through_the_headers_once);
     RUN(any_flipped_byte_is_found);
     RUN(a_block_verifies_only_as_what_it_is);
     RUN(verifying_what_cannot_be_there);

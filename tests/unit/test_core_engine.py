@@ -25,7 +25,7 @@ from ioaccel._core._engine import (
     block_footprint,
     block_key,
     client_page,
-    kill_block,
+    kill_blocks,
     list_segment,
     probe_segment,
     recover_segment,
@@ -83,7 +83,7 @@ def test_keys_and_locations_have_their_sizes(cache: CoreCache) -> None:
             lambda key=key: cache.index.get(key),
             lambda key=key: cache.index.remove(key),
             lambda key=key: cache.index.touch(key, location, 0, True),
-            lambda key=key: kill_block(cache.fd, cache.start_of(0), LARGE, key),
+            lambda key=key: kill_blocks(cache.fd, cache.start_of(0), LARGE, [(key, 0)]),
             lambda key=key: verify_block(cache.fd, cache.start_of(0), LARGE, key, 0, 0, 0),
             lambda key=key: cache.writer.append(cache.index, key, URL, "v", 1, 0, 0, 0, b""),
         ):
@@ -304,7 +304,7 @@ def test_errors_are_those_of_the_disk() -> None:
         lambda: list_segment(fd, DATA_START, LARGE),
         lambda: probe_segment(fd, DATA_START, LARGE),
         lambda: recover_segment(index, fd, DATA_START, LARGE, 0, 0, 1),
-        lambda: kill_block(fd, DATA_START, LARGE, KEY),
+        lambda: kill_blocks(fd, DATA_START, LARGE, [(KEY, 0)]),
         lambda: verify_block(fd, DATA_START, LARGE, KEY, 0, 4096, 4),
     ):
         with pytest.raises(OSError, match="Bad file descriptor"):
@@ -382,8 +382,9 @@ def test_a_killed_block_stays_away(cache: CoreCache) -> None:
     cache.put(URL, b"second")
     cache.put("s3://bucket/other", b"other")
     where = (cache.fd, cache.start_of(0), LARGE)
-    assert kill_block(*where, KEY)
-    assert not kill_block(*where, KEY)
+    victims = [(KEY, headers(cache)[1][5])]
+    assert kill_blocks(*where, victims) == 2
+    assert kill_blocks(*where, victims) == kill_blocks(*where, []) == 0
     assert [h[9] for h in headers(cache)] == [True, True, False]
     index = Index([3], [LARGE])
     assert recover(cache, 0, index) == (1, 4)  # the sequence counts dead ones, too

@@ -1,0 +1,161 @@
+"""Prefetch in many small messages, as a loader sends them: batch by batch, dozens of batches ahead."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import DataSet, wait_for
+
+import ioaccel
+from ioaccel import Cache
+from ioaccel.testing.countproxy import CountingProxy, Fault, Request
+from ioaccel.testing.seaweed import SeaweedS3
+
+SIZE = 20_000
+COUNT = 800
+
+
+@pytest.fixture(scope="module")
+def data(s3: SeaweedS3) -> DataSet:
+    s3.create_bucket("cache-prefetch")
+    return DataSet.fill(s3, "cache-prefetch", [SIZE] * COUNT)
+
+
+class Watch:
+    """A hook for the proxy: what is asked for, in order, and how much of it at once."""
+
+    def __init__(self, delay: float = 0.0, slow: str = "", slow_seconds: float = 0.0) -> None:
+        self._delay = delay
+        self._slow = slow
+        self._slow_seconds = slow_seconds
+        self._lock = threading.Lock()
+        self.asked: list[str] = []
+        self.at_once = 0
+        self._now = 0
+
+    def __call__(self, request: Request) -> Fault | None:
+        with self._lock:
+            self.asked.append(request.path)
+            self._now += 1
+            self.at_once = max(self.at_once, self._now)
+        slow = bool(self._slow) and self._slow in request.path
+        time.sleep(self._slow_seconds if slow else self._delay)
+        with self._lock:
+            self._now -= 1
+        return None
+
+
+@pytest.fixture
+def proxy(s3: SeaweedS3) -> Iterator[CountingProxy]:
+    with CountingProxy(s3.endpoint) as proxy:
+        yield proxy
+
+
+def connect(proxy: CountingProxy, s3: SeaweedS3, directory: Path, size: int) -> Cache:
+    return ioaccel.connect(directory, size, {**s3.storage_options, "endpoint_url": proxy.endpoint})
+
+
+@pytest.fixture
+def cache(s3: SeaweedS3, proxy: CountingProxy, tmp_path: Path) -> Iterator[Cache]:
+    with connect(proxy, s3, tmp_path, 2 * COUNT * SIZE) as cache:
+        yield cache
+
+
+def send(cache: Cache, urls: list[str], batch: int) -> None:
+    for start in range(0, len(urls), batch):
+        cache.prefetch(urls[start : start + batch])
+
+
+def test_small_messages_fill_the_store(cache: Cache, data: DataSet, proxy: CountingProxy) -> None:
+    proxy.hook = watch = Watch(delay=0.1)
+    send(cache, data.urls[:400], 8)
+    wait_for(lambda: cache.status()["cached_bytes"] == 400 * SIZE)
+    assert watch.at_once >= 48  # a governor begins with 64
+
+
+@pytest.mark.parametrize("batch", [16, COUNT])
+def test_one_slow_object_does_not_hold_up_those_behind_it(
+    cache: Cache, data: DataSet, proxy: CountingProxy, batch: int
+) -> None:
+    proxy.hook = Watch(slow=data.urls[3].rpartition("/")[2], slow_seconds=8.0)
+    send(cache, data.urls, batch)
+    wait_for(lambda: cache.status()["cached_bytes"] == (COUNT - 1) * SIZE, 6)
+
+
+def test_what_is_asked_for_first_comes_first(cache: Cache, data: DataSet, proxy: CountingProxy) -> None:
+    proxy.hook = watch = Watch(delay=0.02)
+    send(cache, data.urls, 16)
+    wait_for(lambda: cache.status()["cached_bytes"] == COUNT * SIZE)
+    places = [data.urls.index(f"s3:/{path}") for path in watch.asked]
+    # Those that are in flight together arrive in any order.
+    assert max(abs(place - n) for n, place in enumerate(places)) <= 128
+
+
+def test_a_read_overtakes(cache: Cache, data: DataSet, proxy: CountingProxy) -> None:
+    proxy.hook = Watch(delay=0.2)
+    send(cache, data.urls[1:], 16)  # takes 2.5 s
+    wait_for(lambda: cache.status()["store_requests"] >= 64)
+    began = time.monotonic()
+    assert cache.read(data.urls[0]) == data.data(data.urls[0])
+    assert cache.read(data.urls[-1]) == data.data(data.urls[-1])  # the last one in the queue
+    assert time.monotonic() - began < 1.5
+    assert cache.status()["cached_bytes"] < COUNT * SIZE
+
+
+def test_what_cannot_be_kept_is_not_fetched(
+    s3: SeaweedS3, proxy: CountingProxy, data: DataSet, tmp_path: Path
+) -> None:
+    half = COUNT // 2 * SIZE
+    with connect(proxy, s3, tmp_path, half) as cache:
+        for _ in range(2):
+            send(cache, data.urls, 16)
+            wait_for(lambda: cache.status()["cached_bytes"] == half)
+            time.sleep(1.5)  # longer than the engine believes that there is no room
+        assert proxy.reset().bytes["GET"] <= half + 2 * SIZE
+        assert cache.status()["passed_bytes"] <= 2 * SIZE
+        # What was not fetched is read all the same, while it is asked for ahead.
+        for start in range(0, COUNT, 64):
+            urls = data.urls[start : start + 64]
+            cache.prefetch(data.urls[start + 64 : start + 128])
+            for url, view in zip(urls, cache.read_many(urls), strict=True):
+                assert view == data.data(url)
+        assert proxy.reset().bytes["GET"] <= half + 2 * SIZE
+        assert cache.status()["direct_bytes"] == 0
+
+
+def test_a_prefetch_takes_the_place_of_what_nobody_reads(
+    s3: SeaweedS3, proxy: CountingProxy, data: DataSet, bucket: str, tmp_path: Path
+) -> None:
+    other = DataSet.fill(s3, bucket, [SIZE] * COUNT)
+    with connect(proxy, s3, tmp_path, COUNT * SIZE) as cache:
+        assert cache.prefetch(other.urls, wait=True) == (COUNT, 0, [])
+    with connect(proxy, s3, tmp_path, COUNT * SIZE) as cache:
+        send(cache, data.urls, 16)
+        wait_for(lambda: sum(cache.resident(data.urls)) == COUNT * SIZE)
+        assert cache.status()["passed_bytes"] == 0
+
+
+def test_the_queue_of_a_session_that_left_is_dropped(
+    s3: SeaweedS3, cache: Cache, data: DataSet, proxy: CountingProxy
+) -> None:
+    proxy.hook = Watch(delay=0.2)
+    with connect(proxy, s3, Path(cache.directories[0]), COUNT * SIZE) as other:
+        send(other, data.urls[:700], 2)
+    began = time.monotonic()
+    cache.prefetch(data.urls[700:])
+    wait_for(lambda: sum(cache.resident(data.urls[700:])) == 100 * SIZE, 2.0)
+    assert time.monotonic() - began < 2.0  # all of it takes 2.5 s
+    assert cache.status()["cached_bytes"] < 400 * SIZE
+
+
+def test_sessions_take_turns(s3: SeaweedS3, cache: Cache, data: DataSet, proxy: CountingProxy) -> None:
+    proxy.hook = Watch(delay=0.2)
+    with connect(proxy, s3, Path(cache.directories[0]), COUNT * SIZE) as other:
+        other.prefetch([*data.urls[:700], *([data.urls[0]] * 10_000)])
+        cache.prefetch(data.urls[760:])
+        wait_for(lambda: sum(cache.resident(data.urls[760:])) == 40 * SIZE, 2.3)
+        assert cache.status()["cached_bytes"] < COUNT * SIZE
