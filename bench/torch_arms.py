@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 
 import ioaccel
 from bench.measure import megabytes
@@ -140,7 +140,9 @@ class Native(_Arm):
     def _over(self, url: str) -> Any:
         adapter = importlib.import_module("ioaccel.torch")
         cache = ioaccel.connect(self.settings["cache_dir"], CACHE_SIZE, self.settings["options"])
-        return adapter.Loader(adapter.ObjectDataset(url, cache=cache), batch_size=BATCH, shuffle=True)
+        dataset = adapter.ObjectDataset(url, cache=cache)
+        sampler = RandomSampler(range(self.settings["samples"])) if url == self.settings["root"] else None
+        return adapter.Loader(dataset, batch_size=BATCH, sampler=sampler, shuffle=sampler is None)
 
     def epoch(self) -> Figures:
         """Each batch in turn, whole: nothing is cut and nothing sent on."""
@@ -149,12 +151,12 @@ class Native(_Arm):
         begun = time.perf_counter()
         for batch in loader:
             samples += len(batch)
-            count += sum(map(len, batch))
+            count += sum(tensor.numel() for tensor in batch)
         return {"samples": samples, "bytes": count, "seconds": time.perf_counter() - begun}
 
     def verify(self) -> Figures:
         """Its samples do not say which they are: all that is asked is that each comes once."""
-        seen = sorted(zlib.crc32(data) for batch in self.loader for data in batch)
+        seen = sorted(zlib.crc32(data.numpy()) for batch in self.loader for data in batch)
         return _verdict(seen, sorted(self.truth[:, 1].tolist()))
 
     def first_batch(self) -> Figures:

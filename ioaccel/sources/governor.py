@@ -1,8 +1,8 @@
 """How hard a store is asked: concurrency, retries, deadlines. One governor an endpoint.
 
-Concurrency is found, not configured. It grows by a step while more requests in flight bring more
-bytes (additive increase), goes back a step when they only wait longer, and is cut by a third when
-the store says that it is too much (429, 503) or stops answering (multiplicative decrease; AIMD after
+Concurrency is found, not configured. It grows by half at a time until that does not bring more bytes
+(slow start), then by a step while it does (additive increase), goes back a step when requests only
+wait longer, and is cut by a third when the store says that it is too much (429, 503) or stops answering (multiplicative decrease; AIMD after
 Chiu and Jain, 1989). Only such an answer takes it below where it began: a slow second is no reason.
 """
 
@@ -32,11 +32,14 @@ _HEDGE_PAUSE = 10.0  # seconds without hedges after a store complained
 FIRST_LIMIT = 64
 SMALLEST_LIMIT = 4
 LARGEST_LIMIT = 256
+_START = 1.5
 _STEP = 8
 _CUT = 0.7
 
-# A window is long enough to see a trend and short enough to react in a few seconds.
-_WINDOW_SECONDS = 1.0
+# A window is long enough to see a trend, in time and in requests, and short enough to find the limit of
+# a store in the first second: an epoch may be over after three.
+_WINDOW_SECONDS = 0.25
+_WINDOW_REQUESTS = 64
 # What counts as more bytes, or as longer waits: above the noise of a busy link.
 _GAIN = 1.05
 _SLOWER = 1.2
@@ -72,7 +75,8 @@ class Governor:
         self._window_bytes = 0
         self._window_seconds = 0.0  # latencies, summed
         self._window_count = 0
-        self._waited = False  # somebody wanted more than the limit in this window
+        self._full = False  # the limit was reached in this window
+        self._starting = True
         self._last_rate = 0.0
         self._last_latency = 0.0
         self._last_cut = -_CUT_PAUSE
@@ -162,7 +166,6 @@ class Governor:
     def _enter(self, deadline: float) -> bool:
         with self._lock:
             while self._in_flight >= int(self.limit):
-                self._waited = True
                 left = deadline - self._clock()
                 if left <= 0:
                     return False
@@ -170,6 +173,7 @@ class Governor:
                 self._free.wait(min(left, 1.0))
                 self._waiting -= 1
             self._in_flight += 1
+            self._full = self._full or self._in_flight >= int(self.limit)
             self.requests += 1
             return True
 
@@ -183,13 +187,14 @@ class Governor:
             if throttled and now - self._last_cut >= _CUT_PAUSE:
                 self.limit = max(SMALLEST_LIMIT, self.limit * _CUT)
                 self._last_cut = now
+                self._starting = False
                 self._new_window(now)
             elif not failed:
                 self._latencies.append(now - started)
                 self._window_bytes += size
                 self._window_seconds += now - started
                 self._window_count += 1
-                if now - self._window_start >= _WINDOW_SECONDS:
+                if now - self._window_start >= _WINDOW_SECONDS and self._window_count >= _WINDOW_REQUESTS:
                     self._adjust(now)
             if self._waiting:
                 self._free.notify()
@@ -198,9 +203,15 @@ class Governor:
         """Compares the window that ends with the one before it; the caller holds the lock."""
         rate = self._window_bytes / (now - self._window_start)
         latency = self._window_seconds / self._window_count
-        if self._waited:
+        if self.limit >= LARGEST_LIMIT:
+            self._starting = False  # the last step was worth it, as far as anybody can tell
+        if self._full:
             if rate > self._last_rate * _GAIN or self.limit < FIRST_LIMIT:
-                self.limit = min(LARGEST_LIMIT, self.limit + _STEP)
+                more = self.limit * (_START - 1) if self._starting else _STEP
+                self.limit = min(LARGEST_LIMIT, self.limit + more)
+            elif self._starting:
+                self.limit = max(FIRST_LIMIT, self.limit / _START)
+                self._starting = False
             elif latency > self._last_latency * _SLOWER:
                 self.limit = max(FIRST_LIMIT, self.limit - _STEP)
         self._last_rate, self._last_latency = rate, latency
@@ -211,4 +222,4 @@ class Governor:
         self._window_start = now
         self._window_bytes = self._window_count = 0
         self._window_seconds = 0.0
-        self._waited = False
+        self._full = False
