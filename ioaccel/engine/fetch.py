@@ -17,6 +17,7 @@ import msgspec
 from ioaccel._core._engine import BLOCK_SIZE, Index, verify_block
 from ioaccel.engine.block import Block, block_of
 from ioaccel.engine.flights import Flight, Flights, Latch
+from ioaccel.engine.landing import Landing
 from ioaccel.engine.objects import Known, Objects, Target, now_ms
 from ioaccel.engine.sessions import Session
 from ioaccel.engine.shard import Shard
@@ -258,7 +259,7 @@ class Fetcher:
         self, lacking: list[tuple[Item, int]], terms: Terms, latch: Latch
     ) -> list[tuple[Item, int, Flight]]:
         """Starts the flights of blocks; one that the batch wants twice is fetched once."""
-        works: defaultdict[Governor, dict[bytes, Callable[[], Landed | None]]] = defaultdict(dict)
+        works: defaultdict[Governor, dict[bytes, Callable[[], Landed | Landing | None]]] = defaultdict(dict)
         for item, number in lacking:
             target, version = item.target, None
             if item.known is None:
@@ -279,32 +280,57 @@ class Fetcher:
 
     def _fetch(
         self, target: Target, number: int, version: str | None, likely: int, terms: Terms
-    ) -> Landed | None:
-        """Fetches one block and stores it; None if it is not to be, for want of room. In a fetch thread."""
+    ) -> Landed | Landing | None:
+        """Fetches one block, which is then to be stored; None if it is not to be, for want of room."""
         landed = self._landed_meanwhile(target, number, version, terms.oldest_ms)
         if landed is not None:
             return landed
         expected = self._space.expect(likely) if terms.keep else None
         if terms.keep and expected is None:
             return None
+        start = number * BLOCK_SIZE
+        asked_ms = now_ms()
         try:
-            return self._fetch_now(target, number, version, terms, expected)
+            fetched: Fetched = target.governor.call(
+                target.url,
+                lambda: target.source.get(target.key, start, start + BLOCK_SIZE, version),
+                terms.deadline,
+                size_of=_length,
+                range=(start, start + BLOCK_SIZE),
+            )
+        except BaseException:
+            if expected is not None:
+                self._space.expect_no_more(expected)
+            raise
+        end = partial(self._arrive, target, number, fetched, asked_ms, terms, expected)
+        return Landing(end, len(fetched.data))
+
+    def _arrive(
+        self,
+        target: Target,
+        number: int,
+        fetched: Fetched,
+        asked_ms: int,
+        terms: Terms,
+        expected: Expected | None,
+    ) -> Landed:
+        """Stores a block that was fetched."""
+        try:
+            return self._store(target, number, fetched, asked_ms, terms, expected)
         finally:
             if expected is not None:
                 self._space.expect_no_more(expected)
 
-    def _fetch_now(
-        self, target: Target, number: int, version: str | None, terms: Terms, expected: Expected | None
+    def _store(
+        self,
+        target: Target,
+        number: int,
+        fetched: Fetched,
+        asked_ms: int,
+        terms: Terms,
+        expected: Expected | None,
     ) -> Landed:
         start = number * BLOCK_SIZE
-        asked_ms = now_ms()
-        fetched: Fetched = target.governor.call(
-            target.url,
-            lambda: target.source.get(target.key, start, start + BLOCK_SIZE, version),
-            terms.deadline,
-            size_of=_length,
-            range=(start, start + BLOCK_SIZE),
-        )
         info, length = fetched.info, len(fetched.data)
         known = self._objects.note(target.base, info, asked_ms)
         if known.version != info.version:

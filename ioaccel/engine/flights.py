@@ -11,8 +11,10 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any
 
+from ioaccel.engine.landing import Lander, Landing
 from ioaccel.sources.governor import Governor
 
 # How often flights are looked at that may have to be hedged: well below what is worth hedging (0.05 s).
@@ -80,6 +82,7 @@ class Flights:
         self._lock = threading.Lock()
         self._flights: dict[Hashable, Flight] = {}
         self._lanes: dict[Governor | None, _Lane] = {}
+        self._lander = Lander()
         self._watch: threading.Thread | None = None
         self._closed = False
 
@@ -94,8 +97,9 @@ class Flights:
     ) -> Flight:
         """The flight of ``key``: the one under way, or a new one that does ``work``.
 
-        It runs in the lane of ``governor``'s endpoint, urgent work first. If it takes much longer than
-        others there, the governor may have it run once more, and the first to succeed counts.
+        It runs in the lane of ``governor``'s endpoint, urgent work first; a `Landing` that ``work`` returns
+        is the rest of it. If it takes much longer than others there, the governor may have it run once
+        more, and the first to succeed counts.
         ``latch`` counts down when it has landed.
         """
         return self.start_all([(key, work)], latch, governor=governor, urgent=urgent)[0]
@@ -125,7 +129,7 @@ class Flights:
                 flights.append(flight)
             lane = self._lanes.get(governor)
             if lane is None:
-                lane = self._lanes[governor] = _Lane(governor, self._land)
+                lane = self._lanes[governor] = _Lane(governor, self._land, self._lander)
             if self._watch is None:
                 self._watch = threading.Thread(target=self._hedge, name="ioaccel-hedge", daemon=True)
                 self._watch.start()
@@ -159,13 +163,15 @@ class Flights:
             self._closed = True
             for lane in self._lanes.values():
                 lane.close()
+        self._lander.close()
 
 
 class _Lane:
     """The threads and the queue of one endpoint."""
 
-    def __init__(self, governor: Governor | None, land: Callable[[Flight], None]) -> None:
+    def __init__(self, governor: Governor | None, land: Callable[[Flight], None], lander: Lander) -> None:
         self._governor = governor
+        self._lander = lander
         self._land = land
         self._lock = threading.Lock()
         self._work_came = threading.Condition(self._lock)
@@ -267,12 +273,24 @@ class _Lane:
 
     def _work(self) -> None:
         while (flight := self._next()) is not None:
-            result: Any = None
-            error: Exception | None = None
-            try:
-                result = flight.work()
-            except Exception as failure:  # noqa: BLE001  # whoever waits raises it
-                error = failure
-            if self._end(flight, result, error):
-                self._land(flight)
-            del flight, result, error
+            landing = self._finish(flight, flight.work)
+            if landing is not None:
+                end = partial(self._finish, flight, landing.end)
+                if not self._lander.takes(landing, end):
+                    end()
+                del end
+            del flight, landing
+
+    def _finish(self, flight: Flight, work: Callable[[], Any]) -> Landing | None:
+        """Does a run's work and takes note of its end, unless more is left to do."""
+        result: Any = None
+        error: Exception | None = None
+        try:
+            result = work()
+        except Exception as failure:  # noqa: BLE001  # whoever waits raises it
+            error = failure
+        if isinstance(result, Landing):
+            return result
+        if self._end(flight, result, error):
+            self._land(flight)
+        return None

@@ -20,6 +20,7 @@ from ioaccel._core._engine import (
     FORMAT,
     Index,
     Writer,
+    file_size,
     probe_segment,
     recover_segment,
 )
@@ -122,7 +123,7 @@ class Shard:
         """Whether somebody made the file shorter just now. To be asked before each write, which would
         make it long again and give readers zeros where their blocks stood."""
         size = self.start_of(self._allocated) if self._allocated else 0
-        if self.truncated or os.fstat(self.fd).st_size >= size:
+        if self.truncated or file_size(self.fd) >= size:
             return False
         self.failed(OSError(errno.EIO, ""))
         self.truncated = True

@@ -1,9 +1,10 @@
 """How hard a store is asked: concurrency, retries, deadlines. One governor an endpoint.
 
 Concurrency is found, not configured. It grows by half at a time until that does not bring more bytes
-(slow start), then by a step while it does (additive increase), goes back a step when requests only
-wait longer, and is cut by a third when the store says that it is too much (429, 503) or stops answering (multiplicative decrease; AIMD after
-Chiu and Jain, 1989). Only such an answer takes it below where it began: a slow second is no reason.
+(slow start), then by a step while it does (additive increase), goes back a step when requests only wait
+longer, and is cut by a third when the store says that it is too much (429, 503) or stops answering
+(multiplicative decrease; AIMD after Chiu and Jain, 1989). Only such an answer takes it below where it
+began: a slow second is no reason.
 """
 
 from __future__ import annotations

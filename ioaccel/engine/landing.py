@@ -1,0 +1,77 @@
+"""The end of small pieces of work, done by one thread for all.
+
+Dozens of threads that fetch want one interpreter lock, and each time that it goes from one thread to
+another costs two context switches, 50 us where the other must wake on an idle core: more than it takes
+to store an object of 100 KB. So a thread that has fetched one hands it over and fetches the next.
+Ends that are long, or too many, are left to the threads that fetch, which then work side by side.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+log = logging.getLogger("ioaccel.engine")
+
+# To copy and checksum so many bytes takes as long as to hand them over a few times.
+SMALL_BYTES = 512 << 10
+
+# Ends that wait at most: their bytes are in memory, and 256 of them are 50 ms of work.
+_MOST_WAITING = 256
+
+# An end takes a tenth of a millisecond. One that takes so much longer waits for a slow disk, and the others
+# must not wait with it: they may go to another.
+_SLOW_SECONDS = 0.05
+
+
+class Landing:
+    """What is left to do of a piece of work, once its bytes have come."""
+
+    __slots__ = ("end", "size")
+
+    def __init__(self, end: Callable[[], Any], size: int) -> None:
+        self.end = end
+        self.size = size
+
+
+class Lander:
+    """The thread, which begins with the first work. Any thread hands over."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._begun = 0.0  # monotonic seconds, while an end is worked on
+
+    def takes(self, landing: Landing, work: Callable[[], object]) -> bool:
+        """Whether it does ``work`` for a landing; if not, the caller has to."""
+        if landing.size > SMALL_BYTES or self._queue.qsize() >= _MOST_WAITING:
+            return False
+        begun = self._begun
+        if begun and time.monotonic() - begun > _SLOW_SECONDS:
+            return False
+        self._queue.put(work)
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="ioaccel-land", daemon=True)
+                    self._thread.start()
+        return True
+
+    def close(self) -> None:
+        """The thread ends after what it was given."""
+        self._queue.put(None)
+
+    def _run(self) -> None:
+        while (work := self._queue.get()) is not None:
+            self._begun = time.monotonic()
+            try:
+                work()
+            except Exception:
+                log.exception("a landing failed")
+            self._begun = 0.0
+            del work
