@@ -151,7 +151,7 @@ class Native(_Arm):
         begun = time.perf_counter()
         for batch in loader:
             samples += len(batch)
-            count += sum(tensor.numel() for tensor in batch)
+            count += batch.buffer.numel()
         return {"samples": samples, "bytes": count, "seconds": time.perf_counter() - begun}
 
     def verify(self) -> Figures:

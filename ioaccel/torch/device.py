@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,48 @@ import numpy.typing as npt
 import torch
 
 
+class TensorBatch(Sequence[torch.Tensor]):
+    """Objects as ``uint8`` tensors, back to back in one.
+
+    ``buffer``   the tensor that holds them all, which is moved and pinned as one
+    ``lengths``  bytes of each
+
+    ``batch[i]`` is a view of item ``i``; so is what iteration yields.
+    """
+
+    __slots__ = ("buffer", "lengths")
+
+    def __init__(self, buffer: torch.Tensor, lengths: list[int]) -> None:
+        self.buffer = buffer
+        self.lengths = lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter(torch.split(self.buffer, self.lengths))
+
+    def __getitem__(self, index: Any) -> Any:
+        return torch.split(self.buffer, self.lengths)[index]
+
+    def to(self, *args: Any, **kwargs: Any) -> TensorBatch:
+        """As ``torch.Tensor.to``."""
+        return TensorBatch(self.buffer.to(*args, **kwargs), self.lengths)
+
+    def pin_memory(self) -> TensorBatch:
+        """As ``torch.Tensor.pin_memory``."""
+        return TensorBatch(self.buffer.pin_memory(), self.lengths)
+
+    def __repr__(self) -> str:
+        return f"<TensorBatch of {len(self)} items, {self.buffer.numel()} bytes>"
+
+
 def _each_tensor(batch: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """The same structure of other tensors."""
     if isinstance(batch, torch.Tensor):
         return change(batch)
+    if isinstance(batch, TensorBatch):
+        return TensorBatch(change(batch.buffer), batch.lengths)
     if isinstance(batch, dict):
         return type(batch)((key, _each_tensor(value, change)) for key, value in batch.items())
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 from ioaccel.client.cache import Cache
 from ioaccel.errors import ConfigError
 from ioaccel.torch.accelerate import accelerate
-from ioaccel.torch.device import moved_ahead, pinned
+from ioaccel.torch.device import TensorBatch, moved_ahead, pinned
 from ioaccel.torch.explain import Explanation
 from ioaccel.torch.native import ObjectDataset
 
@@ -34,9 +34,9 @@ class Loader:
     8; 0: in the caller's) and must be safe there: what it draws from global random generators is not
     reproducible.
 
-    Over an `ObjectDataset` without ``transform`` and ``collate_fn``, a batch is a list of ``uint8`` tensors,
-    one an object: views of one buffer that was filled by one call, and is used again when the last of
-    them is gone. Other batches are what ``collate_fn`` makes of the samples.
+    Over an `ObjectDataset` without ``transform`` and ``collate_fn``, a batch is a `TensorBatch`: ``uint8``
+    tensors, one an object, which are views of one buffer. One call has filled it, and it is used again
+    when the last view of it is gone. Other batches are what ``collate_fn`` makes of the samples.
 
     pin_memory   fills pinned memory, from which a GPU copies without waiting
     device       where the batches go: copied one ahead, on a stream of its own, if it is a GPU
@@ -187,7 +187,7 @@ class Loader:
     def _load_tensors(self, indices: Sequence[int]) -> Any:
         dataset: ObjectDataset = self.dataset
         buffer, lengths = dataset.read_buffer(indices, self.pin_memory)
-        tensors = list(torch.split(buffer, lengths))
+        tensors = TensorBatch(buffer, lengths)
         if dataset.target is None:
             return tensors
         return [tensors, self._pinned(default_collate([dataset.target(dataset.key(i)) for i in indices]))]
