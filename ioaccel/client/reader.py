@@ -78,6 +78,7 @@ class Reader:
         self._sources: dict[str, SourceSpec] = {}
         self._ring = Keyring()
         self._closed = False
+        self._derived: list[Reader] = []  # closed together with this one
         self.waited_seconds = 0.0  # for what was not cached; threads that wait together count together
         for spec in (sources or {}).values():
             self._add(spec)
@@ -108,7 +109,11 @@ class Reader:
     def with_options(self, scheme: str, options: Mapping[str, Any]) -> Reader:
         """A reader of the same cache and session that reaches the stores of a scheme in another way."""
         config = replace(self.config, storage_options={scheme: dict(options)})
-        return Reader(config, self.session, self.started_ms, self.timeout)
+        derived = Reader(config, self.session, self.started_ms, self.timeout)
+        with self._lock:
+            derived._closed = self._closed
+            self._derived.append(derived)
+        return derived
 
     def begin_session(self) -> None:
         """From now on, what the store said before counts only with ``max_age`` or ``immutable``."""
@@ -125,6 +130,9 @@ class Reader:
         with self._lock:
             self._closed = True
             self._drop()
+            derived, self._derived = self._derived, []
+        for reader in derived:
+            reader.close()
 
     # ---- names ----------------------------------------------------------------------------------
 

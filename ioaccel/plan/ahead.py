@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
+import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -24,6 +27,9 @@ _AHEAD_SAMPLES = 4096
 # Until the sizes of samples are known.
 _FIRST_SAMPLES = 1024
 
+# Notes are asked for when a batch is drawn, and while batches are submitted, so often.
+_NOTES_SECONDS = 0.05
+
 # The thread leaves when it had nothing to do for so long; the next batch starts another.
 _IDLE_SECONDS = 5.0
 
@@ -31,19 +37,22 @@ _IDLE_SECONDS = 5.0
 class Ahead:
     """Prefetches batches in the order in which they are submitted, in a thread of its own.
 
-    ``notes()`` is called before each batch, by that thread: it learns what samples read. ``stores`` are
-    the readers of the stores that reads name.
+    ``notes()`` is called now and then, by that thread: it learns what samples read, and says whether that
+    was new. ``stores`` are the readers of the stores that reads name. Whoever else uses ``reads`` does so
+    while the planner is `resting`.
     """
 
-    def __init__(self, reads: Reads, stores: dict[str, Reader], notes: Callable[[], object]) -> None:
+    def __init__(self, reads: Reads, stores: dict[str, Reader], notes: Callable[[], bool]) -> None:
         self._reads = reads
         self._stores = stores
         self._notes = notes
-        self._queue: SimpleQueue[tuple[Sequence[int], bool]] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[int, Sequence[int], bool]] = SimpleQueue()
         self._lock = threading.Lock()
         self._working = threading.Lock()  # held while a batch is worked on; a fork waits for it
         self._thread: threading.Thread | None = None
-        self._waiting: list[Sequence[int]] = []  # batches of which nothing was known yet
+        self._round = 0  # counts epochs
+        self._forget(0)
+        self._asked = 0.0  # when `notes` was called
         self._sample_bytes = 0.0
         self.prefetched = 0  # extents
         _planners.add(self)
@@ -63,7 +72,7 @@ class Ahead:
         self._put(indices, drawn=True)
 
     def _put(self, indices: Sequence[int], *, drawn: bool) -> None:
-        self._queue.put((indices, drawn))
+        self._queue.put((self._round, indices, drawn))
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="ioaccel-ahead", daemon=True)
@@ -71,16 +80,23 @@ class Ahead:
 
     def reset(self) -> None:
         """Forgets what was submitted and not yet asked for: another epoch begins."""
-        try:
-            while True:
-                self._queue.get_nowait()
-        except Empty:
-            self._waiting.clear()
+        self._round += 1
+
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Nothing is planned meanwhile."""
+        with self._working:
+            yield
+
+    def _forget(self, number: int) -> None:
+        self._working_on = number
+        self._waiting: deque[tuple[int, Sequence[int]]] = deque()  # batches of which nothing was known yet
+        self._submitted = self._drawn = 0
 
     def _run(self) -> None:
         while True:
             try:
-                indices, drawn = self._queue.get(timeout=_IDLE_SECONDS)
+                number, indices, drawn = self._queue.get(timeout=_IDLE_SECONDS)
             except Empty:
                 with self._lock:
                     if self._queue.empty():
@@ -88,27 +104,43 @@ class Ahead:
                         return
                 continue
             with self._working:
+                if number != self._round:
+                    continue
+                if number != self._working_on:
+                    self._forget(number)
                 try:
-                    self._notes()
                     self._work(indices, drawn)
                 except Exception as error:  # noqa: BLE001  # a prefetch that fails is only one that is missing
                     log.debug("prefetch: %s: %s", type(error).__name__, error)
 
     def _work(self, indices: Sequence[int], drawn: bool) -> None:
         if drawn:
-            self._weigh(indices)
-            if not self._waiting:
+            self._drawn += 1
+            while self._waiting and self._waiting[0][0] < self._drawn:
+                self._waiting.popleft()  # too late
+        else:
+            self._waiting.append((self._submitted, indices))
+            self._submitted += 1
+        if drawn or time.monotonic() - self._asked > _NOTES_SECONDS:
+            self._asked = time.monotonic()
+            if self._notes():
+                waiting, self._waiting = self._waiting, deque()
+                for number, batch in waiting:
+                    if not self._plan(batch):
+                        self._waiting.append((number, batch))
                 return
-            indices = []
-        waiting, self._waiting = self._waiting, []
-        for batch in [*waiting, indices]:
-            if not len(batch):
-                continue
-            reads = self._reads.of(batch)
-            if any(read.store in self._stores for read in reads):
-                self._prefetch(reads)
-            else:
-                self._waiting.append(batch)  # the first sample that is read may tell
+        if drawn:
+            self._weigh(indices)
+        elif self._plan(indices):
+            self._waiting.pop()
+
+    def _plan(self, indices: Sequence[int]) -> bool:
+        """Has prefetched what a batch reads; False if that is not known."""
+        reads = self._reads.of(indices)
+        if not any(read.store in self._stores for read in reads):
+            return False
+        self._prefetch(reads)
+        return True
 
     def _prefetch(self, reads: Sequence[Read]) -> None:
         for store, reader in list(self._stores.items()):
@@ -119,6 +151,8 @@ class Ahead:
                 self.prefetched += len(missing)
 
     def _weigh(self, indices: Sequence[int]) -> None:
+        if not len(indices):
+            return
         size = 0
         reads = self._reads.of(indices)
         for store, reader in list(self._stores.items()):
@@ -138,6 +172,7 @@ class Ahead:
         self._working = threading.Lock()
         self._lock = threading.Lock()
         self._queue = SimpleQueue()
+        self._forget(self._round)
         self._thread = None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import uuid
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 # Rows that are kept as Python objects before they become a batch of a table.
 _ROWS = 4096
 
+_COLUMNS = ["index", "store", "url", "offset", "length"]
+
 
 class Trace:
     """Index -> reads. A memory-mapped table, rows sorted by index; new records replace it when it is kept.
@@ -28,10 +31,11 @@ class Trace:
     def __init__(self, directory: str, name: str) -> None:
         digest = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
         self._path = Path(directory) / "traces" / f"{digest}.arrow"
-        self._inode = 0
+        self._seen = (0, 0)  # inode and time of the table that is mapped
         self._table: pa.Table | None = None
-        self._rows: list[tuple[int, Read]] = []
+        self._rows: list[tuple[int, int, Read]] = []  # number of the record, index, read
         self._batches: list[pa.RecordBatch] = []
+        self._records = 0
 
     @property
     def known(self) -> bool:
@@ -41,21 +45,28 @@ class Trace:
     def refresh(self) -> None:
         """Goes over to the newest table on disk; one ``stat`` if there is none."""
         try:
-            inode = os.stat(self._path).st_ino
+            found = os.stat(self._path)
         except OSError:
             return
-        if inode == self._inode:
+        seen = found.st_ino, found.st_mtime_ns
+        if seen == self._seen:
             return
+        self._seen = seen
         import pyarrow as pa
 
-        with contextlib.suppress(OSError, pa.ArrowInvalid):
-            self._table = pa.ipc.open_file(pa.memory_map(str(self._path))).read_all()
-            self._inode = inode
+        with contextlib.suppress(OSError, pa.ArrowException):
+            table = pa.ipc.open_file(pa.memory_map(str(self._path))).read_all()
+            if table.column_names == _COLUMNS and table.num_rows:
+                self._table = table.combine_chunks()
 
     def of(self, indices: Sequence[int]) -> list[Read]:
         """What these samples read, in order."""
+        return [read for reads in self.each_of(indices) for read in reads]
+
+    def each_of(self, indices: Sequence[int]) -> list[list[Read]]:
+        """The same, by sample."""
         if self._table is None or not len(indices):
-            return []
+            return [[] for _ in indices]
         import numpy as np
         import pyarrow as pa
 
@@ -64,13 +75,15 @@ class Trace:
         first, last = np.searchsorted(index, wanted), np.searchsorted(index, wanted, "right")
         rows = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)])
         found = self._table.take(pa.array(rows.astype(np.int64)))
-        columns = (found[name].to_pylist() for name in ("store", "url", "offset", "length"))
-        return [Read(*row) for row in zip(*columns, strict=True)]
+        columns = (found[name].to_pylist() for name in _COLUMNS[1:])
+        reads = (Read(*row) for row in zip(*columns, strict=True))
+        return [list(itertools.islice(reads, count)) for count in (last - first).tolist()]
 
     def add(self, records: Iterable[tuple[int, Sequence[Read]]]) -> None:
         """Takes note of what samples have read, until `keep`."""
         for index, reads in records:
-            self._rows += [(index, read) for read in reads]
+            self._records += 1
+            self._rows += [(self._records, index, read) for read in reads]
         if len(self._rows) >= _ROWS:
             self._pack()
 
@@ -79,7 +92,7 @@ class Trace:
 
         if not self._rows:
             return
-        indices, reads = zip(*self._rows, strict=True)
+        records, indices, reads = zip(*self._rows, strict=True)
         stores, urls, offsets, lengths = zip(*reads, strict=True)
         self._rows = []
         self._batches.append(
@@ -90,8 +103,9 @@ class Trace:
                     pa.array(urls, pa.string()),
                     pa.array(offsets, pa.int64()),
                     pa.array(lengths, pa.int64()),
+                    pa.array(records, pa.int64()),
                 ],
-                ["index", "store", "url", "offset", "length"],
+                [*_COLUMNS, "record"],
             )
         )
 
@@ -99,20 +113,21 @@ class Trace:
         """Writes what was added, together with what was known of other samples. OSError if it cannot."""
         import numpy as np
         import pyarrow as pa
+        from pyarrow import compute
 
         self._pack()
         if not self._batches:
             return
-        new = pa.Table.from_batches(self._batches).unify_dictionaries()
+        new = _latest(pa.Table.from_batches(self._batches).unify_dictionaries())
         self._batches = []
         self.refresh()
         if self._table is not None:
-            seen = pa.compute.is_in(self._table["index"], pa.compute.unique(new["index"]))
-            new = pa.concat_tables([self._table.filter(pa.compute.invert(seen)), new]).unify_dictionaries()
+            seen = compute.is_in(self._table["index"], compute.unique(new["index"]))
+            new = pa.concat_tables([self._table.filter(compute.invert(seen)), new]).unify_dictionaries()
         # A stable order: what a sample reads first is read first.
         order = np.argsort(new["index"].to_numpy(), kind="stable")
         table = new.take(pa.array(order)).combine_chunks()
-        self._path.parent.mkdir(exist_ok=True)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_name(f".{uuid.uuid4().hex}")
         try:
             with pa.OSFile(str(fresh), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
@@ -121,3 +136,14 @@ class Trace:
         finally:
             fresh.unlink(missing_ok=True)
         self.refresh()
+
+
+def _latest(new: pa.Table) -> pa.Table:
+    """Of samples that were read more than once, the last time."""
+    import numpy as np
+    import pyarrow as pa
+
+    index, record = new["index"].to_numpy(), new["record"].to_numpy()
+    order = np.lexsort((record, index))
+    last = np.searchsorted(index[order], index, "right") - 1
+    return new.filter(pa.array(record == record[order][last])).drop_columns("record")

@@ -13,10 +13,14 @@ from ioaccel.client.cache import Cache, connect
 from ioaccel.client.default import default_cache
 from ioaccel.errors import ConfigError
 from ioaccel.intercept import Read
+from ioaccel.plan.reads import fingerprint
 from ioaccel.torch.dataset import Settings, settings_of, wrap
 from ioaccel.torch.lookahead import accelerated
 
 T = TypeVar("T")
+
+# They have items, and are no data sets by themselves.
+_BUILT_IN = (str, bytes, bytearray, list, tuple, range, dict)
 
 
 def accelerate(
@@ -45,7 +49,9 @@ def accelerate(
 
     Raises ConfigError for what is neither, and as `ioaccel.connect`.
     """
-    if not isinstance(data, (DataLoader, Dataset)) and not hasattr(type(data), "__getitem__"):
+    if not isinstance(data, (DataLoader, Dataset)) and (
+        isinstance(data, _BUILT_IN) or not hasattr(type(data), "__getitem__")
+    ):
         raise ConfigError(
             f"accelerate() takes a torch DataLoader or Dataset, not {type(data).__name__}; pass what you "
             "iterate over"
@@ -63,7 +69,9 @@ def accelerate(
                 cache = connect(**connect_options)
             else:
                 cache = native if isinstance(native, Cache) else default_cache()
-        settings = Settings(cache._reader, [os.fspath(p) for p in paths], _extents(inner, extents))
+        settings = Settings(
+            cache._reader, [os.fspath(p) for p in paths], _extents(inner, extents), fingerprint(inner)
+        )
         inner = wrap(inner, settings)
     if not isinstance(data, DataLoader):
         return cast("T", inner)
