@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self
 
 from ioaccel.client.file import BUFFER_SIZE, BufferedObjectFile
 from ioaccel.client.reader import Reader, TooLong
+from ioaccel.errors import RangeError
 from ioaccel.intercept.served import RangesFile, WholeFile
 from ioaccel.sources import split
 from ioaccel.sources.urls import canonical
@@ -130,7 +131,13 @@ class Scope:
             reader = target.reader
             found = reader.hit(url, offset, length)
             if found is None:
-                found = bytes(reader.read_batch([(url, offset, length)])[0])
+                try:
+                    found = bytes(reader.read_batch([(url, offset, length)])[0])
+                except RangeError:  # stores give what there is
+                    length = reader.size_and_version(url)[0] - offset
+                    if length <= 0:
+                        raise
+                    found = bytes(reader.read_batch([(url, offset, length)])[0])
         except Exception as error:  # noqa: BLE001
             self.refuse(url, error)
             return None

@@ -106,10 +106,10 @@ class RangesFile(ObjectFile):
     ) -> None:
         super().__init__(target.reader, url, size, version)
         self._scope = scope
+        self.name = name
         self._store = target.store
-        self._url = url
+        self._path = path
         self._descriptor = _Descriptor(path)
-        self.path = name
 
     def readinto(self, target: Any) -> int:
         begun, start = perf_counter(), self.tell()
@@ -142,7 +142,16 @@ class RangesFile(ObjectFile):
     def fileno(self) -> int:
         """As `WholeFile.fileno`."""
         self._check_open()
-        return self._descriptor.get(self.path)
+        return self._descriptor.get(self.name)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As `WholeFile.seek`."""
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            if self._path is None or self.closed or whence not in (io.SEEK_SET, io.SEEK_CUR, io.SEEK_END):
+                raise
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
 
     def close(self) -> None:
         if "_descriptor" in self.__dict__:
