@@ -109,11 +109,14 @@ class Reader:
     def with_options(self, scheme: str, options: Mapping[str, Any]) -> Reader:
         """A reader of the same cache and session that reaches the stores of a scheme in another way."""
         config = replace(self.config, storage_options={scheme: dict(options)})
-        derived = Reader(config, self.session, self.started_ms, self.timeout)
+        return self.adopt(Reader(config, self.session, self.started_ms, self.timeout))
+
+    def adopt(self, reader: Reader) -> Reader:
+        """Closes another reader of the same cache together with this one."""
         with self._lock:
-            derived._closed = self._closed
-            self._derived.append(derived)
-        return derived
+            reader._closed = self._closed
+            self._derived.append(reader)
+        return reader
 
     def begin_session(self) -> None:
         """From now on, what the store said before counts only with ``max_age`` or ``immutable``."""

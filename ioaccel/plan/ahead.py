@@ -27,7 +27,7 @@ _AHEAD_SAMPLES = 4096
 # Until the sizes of samples are known.
 _FIRST_SAMPLES = 1024
 
-# Notes are asked for when a batch is drawn, and while batches are submitted, so often.
+# Notes are asked for when a batch is drawn, and so often while batches are submitted or wait for them.
 _NOTES_SECONDS = 0.05
 
 # The thread leaves when it had nothing to do for so long; the next batch starts another.
@@ -94,12 +94,19 @@ class Ahead:
         self._submitted = self._drawn = 0
 
     def _run(self) -> None:
+        idle = 0.0
         while True:
+            patience = _NOTES_SECONDS if self._waiting else _IDLE_SECONDS
             try:
-                number, indices, drawn = self._queue.get(timeout=_IDLE_SECONDS)
+                number, indices, drawn = self._queue.get(timeout=patience)
+                idle = 0.0
             except Empty:
+                idle += patience
+                with self._working, contextlib.suppress(Exception):  # as below
+                    if self._waiting:
+                        self._ask()
                 with self._lock:
-                    if self._queue.empty():
+                    if idle >= _IDLE_SECONDS and self._queue.empty():
                         self._thread = None
                         return
                 continue
@@ -121,18 +128,23 @@ class Ahead:
         else:
             self._waiting.append((self._submitted, indices))
             self._submitted += 1
-        if drawn or time.monotonic() - self._asked > _NOTES_SECONDS:
-            self._asked = time.monotonic()
-            if self._notes():
-                waiting, self._waiting = self._waiting, deque()
-                for number, batch in waiting:
-                    if not self._plan(batch):
-                        self._waiting.append((number, batch))
-                return
+        if (drawn or time.monotonic() - self._asked > _NOTES_SECONDS) and self._ask():
+            return
         if drawn:
             self._weigh(indices)
         elif self._plan(indices):
             self._waiting.pop()
+
+    def _ask(self) -> bool:
+        """Asks for notes; whether they told something, and what waited for that was planned."""
+        self._asked = time.monotonic()
+        if not self._notes():
+            return False
+        waiting, self._waiting = self._waiting, deque()
+        for number, batch in waiting:
+            if not self._plan(batch):
+                self._waiting.append((number, batch))
+        return True
 
     def _plan(self, indices: Sequence[int]) -> bool:
         """Has prefetched what a batch reads; False if that is not known."""

@@ -17,6 +17,7 @@ import msgspec
 from torch.utils.data import IterableDataset
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
+from ioaccel.client.reader import Reader
 from ioaccel.plan.ahead import Ahead
 from ioaccel.torch.dataset import Note, Settings, as_number, inner_of, settings_of
 from ioaccel.torch.explain import Epoch, Explanation
@@ -90,7 +91,8 @@ class Job:
         learnt = False
         for store, reader in note.stores.items():
             if store not in self.stores:
-                self.stores[store] = pickle.loads(reader)  # noqa: S301  # a worker of ours
+                found: Reader = pickle.loads(reader)  # noqa: S301  # a worker of ours
+                self.stores[store] = self.settings.reader.adopt(found)
                 learnt = True
         for index, reads in note.reads:
             learnt |= self.reads.learn(index, reads)
@@ -140,6 +142,7 @@ class _Draws:
         self._shadow: Shadow | None = None
         self._coming: deque[Any] = deque()
         self._samples = 0
+        self._draws = 0
         self._begun = False
         try:
             self._shadow = Shadow(sampler, place.generators)
@@ -156,6 +159,8 @@ class _Draws:
             self._real, self._shadow = self._place.first_draw(self._real, self._shadow)
         self._look_ahead()
         drawn = next(self._real)
+        self._draws += 1
+        self._place.drawn = max(self._place.drawn, self._place.skip + self._draws)
         if self._shadow is not None:
             if self._coming and _same(self._coming[0], drawn):
                 self._samples -= self._count(self._coming.popleft())

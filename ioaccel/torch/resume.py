@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -24,12 +24,13 @@ class Place:
 
     A resumed epoch may have changed its number of ranks on the way: ``earlier`` samples, of all ranks
     together, were handed out before that, and ``batches`` by this rank since. ``skip`` of them are to be
-    drawn again before the first that is handed out.
+    drawn again before the first that is handed out. ``drawn`` were drawn from the sampler in all.
     """
 
     batches: int = 0
     earlier: int = 0
     skip: int = 0
+    drawn: int = 0
     at_iter: random_state.State | None = None  # when the iterator was made
     at_draw: random_state.State | None = None  # before the first draw
     generators: list[torch.Generator] = field(default_factory=list)
@@ -41,15 +42,17 @@ class Place:
         if self.rest is not None:
             left = self.rest[self.skip :]
             return iter(left), Shadow(left, [])
-        if not self.skip or self.at_draw is None:
+        if self.at_draw is None:
             self.at_draw = random_state.save(self.generators)
-        if self.skip:
-            with random_state.preserved():
-                random_state.restore(self.at_draw, self.generators)
-                for _ in range(self.skip if shadow is not None else 0):
-                    shadow.next()  # type: ignore[union-attr]
-                drop(real, self.skip)
-        return real, shadow
+            return real, shadow
+        with random_state.preserved():
+            random_state.restore(self.at_draw, self.generators)
+            for _ in range(self.skip if shadow is not None else 0):
+                shadow.next()  # type: ignore[union-attr]
+            drop(real, self.skip)
+            # Workers are given batches before they are taken: these were drawn when the state was.
+            again = list(islice(real, self.drawn - self.skip))
+        return chain(again, real), shadow
 
 
 class Position:
@@ -72,6 +75,7 @@ class Position:
         return {
             "version": _VERSION,
             "batches": place.batches,
+            "drawn": place.drawn,
             "earlier": place.earlier,
             "random": [random_state.packed(s) for s in states if s is not None],
             "generators": [generator.get_state() for generator in generators_of(loader)],
@@ -127,6 +131,7 @@ class Position:
 def _go_on(place: Place, state: dict[str, Any], loader: Any) -> None:
     """Where the samples come from that are left, and how many batches of them were handed out."""
     place.batches = place.skip = state["batches"]
+    place.drawn = max(state["drawn"], place.skip)
     place.earlier = state["earlier"]
     sampler = distributed_in(loader)
     if sampler is None:
@@ -136,7 +141,7 @@ def _go_on(place: Place, state: dict[str, Any], loader: Any) -> None:
     size = getattr(batches, "batch_size", None) or 1
     if sampler.num_replicas != state["replicas"]:
         place.earlier += state["batches"] * size * state["replicas"]
-        place.batches = place.skip = 0
+        place.batches = place.skip = place.drawn = 0
     if place.earlier:
         rest = _rest(sampler, place.earlier)
         if batches is not None:

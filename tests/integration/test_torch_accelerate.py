@@ -590,7 +590,7 @@ def test_an_epoch_that_is_left_is_recorded_as_far_as_it_went(
 # ---- what goes wrong ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wrong", [None, "x", b"x", [1, 2], (1,), {0: 1}, 5, td.Numbers, iter([1])])
+@pytest.mark.parametrize("wrong", [None, "x", b"bytes", [1, 2], (1,), {0: 1}, 5, td.Numbers, iter([1])])
 def test_what_is_no_loader(wrong: Any) -> None:
     with pytest.raises(ConfigError, match="DataLoader or Dataset"):
         accelerate(wrong)
