@@ -38,6 +38,7 @@ class Job:
         self.explain = explain
         self.reads = settings.reads(inner_of(dataset))
         self.stores = settings.stores
+        self._met = set(settings.stores)
         self.ahead = Ahead(self.reads, self.stores, self._collect)
         self.epochs: list[Epoch] = []
         self.refused: dict[str, str] = {}
@@ -90,10 +91,11 @@ class Job:
     def _learn(self, note: Note) -> bool:
         learnt = False
         for store, reader in note.stores.items():
-            if store not in self.stores:
+            learnt |= store not in self._met
+            self._met.add(store)
+            if store not in self.stores:  # without workers the data set has put it there
                 found: Reader = pickle.loads(reader)  # noqa: S301  # a worker of ours
                 self.stores[store] = self.settings.reader.adopt(found)
-                learnt = True
         for index, reads in note.reads:
             learnt |= self.reads.learn(index, reads)
         self.reads.record(note.reads)

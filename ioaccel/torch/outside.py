@@ -57,7 +57,6 @@ class _Look:
         """What is copied: its attributes are its copy's own, its class and its functions are not."""
         if not depth or id(thing) in self._seen:
             return
-        self._seen.add(id(thing))
         if isinstance(thing, _CALLING):
             raise Shared(f"{name} calls functions as it goes")
         if isinstance(
@@ -65,6 +64,7 @@ class _Look:
         ):
             self.shared(thing, name, depth)
             return
+        self._seen.add(id(thing))
         if isinstance(thing, (Dataset, torch.nn.Module, torch.Tensor)) or is_generator(thing):
             return
         for cls in type(thing).__mro__:

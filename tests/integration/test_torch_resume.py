@@ -91,7 +91,7 @@ def test_in_the_middle_of_an_epoch(cache: Cache, order: str) -> None:
         resumed = loader_of(cache, order)
         resumed.load_state_dict(state)
         assert resumed.state_dict() is state
-        first = list(itertools.islice(resumed, 0, 1)) if stop == 1 else []
+        first = list(itertools.islice(resumed, 0, 1)) if stop == 1 and order != "lazily" else []
         assert first == rest[: len(first)]
         if first:
             resumed.load_state_dict(state)
