@@ -277,7 +277,7 @@ def _catch_up(iterator: Any, dataset: Any, place: Place) -> None:
     if isinstance(dataset, IterableDataset):
         with contextlib.suppress(StopIteration):
             for _ in range(place.skip):
-                super(_MeasuredIterator, iterator).__next__()  # type: ignore[misc]
+                super(_MeasuredIterator, iterator).__next__()
 
 
 class _MeasuredIterator:

@@ -31,7 +31,8 @@ if __name__ == "__main__":
         dataset = td.Told(urls, options)
         sampler = DistributedSampler(dataset, seed=7)
         loader = accelerate(
-            DataLoader(dataset, 4, sampler=sampler, num_workers=1, timeout=50, collate_fn=td.as_is), cache=cache
+            DataLoader(dataset, 4, sampler=sampler, num_workers=1, timeout=50, collate_fn=td.as_is),
+            cache=cache,
         )
         model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 1))
         seen = []

@@ -1,5 +1,8 @@
 """What a sample reads, in whatever way, comes from the cache; what that cannot serve is done as before."""
 
+# Files are opened in each way that there is, wrong ones among them.
+# ruff: noqa: SIM115, PLW1501
+
 from __future__ import annotations
 
 import gzip
@@ -311,7 +314,7 @@ def before_its_beginning(path: Path) -> Any:
 
 
 def after_its_end(path: Path) -> Any:
-    file = open(path, "rb")  # noqa: SIM115  # closed by hand
+    file = open(path, "rb")  # closed by hand
     file.close()
     calls = (file.read, file.readline, lambda: file.seek(0), file.tell, file.fileno, lambda: file.write(b"a"))
     return [raised(call) for call in calls]
@@ -361,16 +364,16 @@ SEEN: dict[str, Callable[[Path], Any]] = {
     "a string": lambda path: td.read_bytes(str(path)),
     "bytes": lambda path: td.read_bytes(os.fsencode(path)),
     "read_bytes": lambda path: path.read_bytes(),
-    "io.open": lambda path: io.open(path, "rb").read(),  # noqa: SIM115, UP020
-    "unbuffered": lambda path: open(path, "rb", buffering=0).read(),  # noqa: SIM115
+    "io.open": lambda path: io.open(path, "rb").read(),  # noqa: UP020
+    "unbuffered": lambda path: open(path, "rb", buffering=0).read(),
     "text": lambda path: path.with_name("text").read_text("utf-8"),
     "latin": lambda path: path.with_name("latin").read_text("latin-1"),
-    "errors": lambda path: open(path.with_name("latin"), encoding="ascii", errors="replace").read(),  # noqa: SIM115
+    "errors": lambda path: open(path.with_name("latin"), encoding="ascii", errors="replace").read(),
     "empty": lambda path: td.read_bytes(path.with_name("empty")),
     "lines": lambda path: lines(path.with_name("text")),
     "roundabout": lambda path: td.read_bytes(path.parent / ".." / path.parent.name / path.name),
     "relative": lambda path: td.read_bytes(os.path.relpath(path)),
-    "its name": lambda path: open(os.path.relpath(path), "rb").name,  # noqa: SIM115
+    "its name": lambda path: open(os.path.relpath(path), "rb").name,
     "torch": lambda path: torch.load(path.with_name("tensors.pt"), weights_only=True)["weights"].tolist(),
     "at first": at_first,
     "into": into,

@@ -1,4 +1,4 @@
-"""A loader that goes on from a state gives what it would have given, to the bit; with other ranks, none twice."""
+"""A loader that goes on from a state gives what it would have given; with other ranks, none twice."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def restore(states: Any) -> None:
     torch.random.set_rng_state(torch.tensor(states[0], dtype=torch.uint8))
     random.setstate(states[1])
     kind, words, *rest = states[2]
-    np.random.set_state((kind, np.array(words, np.uint32), *rest))
+    np.random.set_state((kind, np.array(words, np.uint32), *rest))  # noqa: NPY002
 
 
 def test_noisy_samples_without_workers_go_on_with_the_random_states_of_the_checkpoint(cache: Cache) -> None:

@@ -230,11 +230,11 @@ WITH_WORKERS = sorted(ORDERS.keys() - {"batches that are iterators"})  # which c
 
 @given(
     order=st.sampled_from(WITH_WORKERS),
-    workers=st.sampled_from([1, 2])  # more than there are cores is warned of,
+    workers=st.sampled_from([1, 2]),  # torch warns of more than there are cores
     persistent=st.booleans(),
     **STORIES,
 )
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @pytest.mark.timeout(240)
 def test_with_workers(
     cache: Cache,

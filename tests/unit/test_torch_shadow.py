@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import random
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -122,7 +122,7 @@ class Itself(td.Eager):
 
 
 class Listed(td.Eager):
-    order: Any = [1, 2, 3]
+    order: ClassVar[list[int]] = [1, 2, 3]
 
     def __iter__(self) -> Iterator[int]:
         random.shuffle(self.order)
@@ -149,7 +149,7 @@ REFUSED: dict[str, Any] = {
     "a list of the class": lambda: Listed(3),
     "an iterator that calls": lambda: iter(lambda: ORDER.pop(), None),
     "map": lambda: map(ORDER.append, [1, 2]),
-    "a function that it holds": lambda: Held(lambda: ORDER.append(1)),
+    "a function that it holds": lambda: Held(lambda: ORDER.append(1)),  # noqa: PLW0108  # a closure
 }
 
 
