@@ -147,7 +147,7 @@ REFUSED: dict[str, Any] = {
     "a generator": lambda: td.Uncopied(COUNT),
     "itself": lambda: Itself(3),
     "a list of the class": lambda: Listed(3),
-    "an iterator that calls": lambda: iter(lambda: ORDER.pop(), None),
+    "an iterator that calls": lambda: iter(lambda: [ORDER.pop()], None),
     "map": lambda: map(ORDER.append, [1, 2]),
     "a function that it holds": lambda: Held(lambda: [ORDER.append(1)]),
 }
@@ -167,7 +167,7 @@ def test_generators_that_a_function_holds_are_found() -> None:
     rng = random.Random(3)
     assert generators_outside(Held(rng.random)) == [rng]
     other = np.random.default_rng(3)
-    assert generators_outside(Held(lambda: other.random())) == [other]
+    assert generators_outside(Held(lambda: 1 + other.random())) == [other]
 
 
 def test_a_sampler_that_raises_ends_its_shadow() -> None:
