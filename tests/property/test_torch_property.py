@@ -225,7 +225,8 @@ def test_each_order(cache: Cache, order: str) -> None:
     same(cache, order, "numbers", options, [40, 2, 40], [3])
 
 
-WITH_WORKERS = sorted(ORDERS.keys() - {"batches that are iterators"})  # which cannot be sent
+# Iterators cannot be sent to workers; and a list that is used again may be sent after it was, plain or not.
+WITH_WORKERS = sorted(ORDERS.keys() - {"batches that are iterators", "batches in one list"})
 
 
 @given(
@@ -234,7 +235,7 @@ WITH_WORKERS = sorted(ORDERS.keys() - {"batches that are iterators"})  # which c
     persistent=st.booleans(),
     **STORIES,
 )
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @pytest.mark.timeout(240)
 def test_with_workers(
     cache: Cache,
