@@ -23,6 +23,7 @@ class ObjectFile(io.RawIOBase):
 
     def __init__(self, reader: Reader, url: str, size: int, version: int) -> None:
         self._reader = reader
+        self._url = url
         self._size = size
         self._version = version
         self._position = 0
@@ -46,8 +47,8 @@ class ObjectFile(io.RawIOBase):
         view = view[: max(0, self._size - self._position)]
         if not view:
             return 0
-        if not self._reader.hit_into(self.name, self._position, view, self._version):
-            extent = (self.name, self._position, len(view))
+        if not self._reader.hit_into(self._url, self._position, view, self._version):
+            extent = (self._url, self._position, len(view))
             view[:] = self._reader.read_version(extent, self._version)[0]
         self._position += len(view)
         return len(view)
@@ -58,9 +59,9 @@ class ObjectFile(io.RawIOBase):
         rest = max(0, self._size - self._position)
         if rest == 0:
             return b""
-        data = self._reader.hit(self.name, self._position, rest, self._version)
+        data = self._reader.hit(self._url, self._position, rest, self._version)
         if data is None:
-            data = bytes(self._reader.read_version((self.name, self._position, rest), self._version)[0])
+            data = bytes(self._reader.read_version((self._url, self._position, rest), self._version)[0])
         self._position += rest
         return data
 
@@ -99,7 +100,7 @@ class BufferedObjectFile(io.BufferedReader):
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickles as the object, opened at the same position."""
         raw = self.raw
-        return _reopen, (raw._reader, raw.name, raw.size, raw._version, self.tell())
+        return _reopen, (raw._reader, raw._url, raw.size, raw._version, self.tell())
 
 
 class AsyncObjectFile(AsyncBufferedReader):  # type: ignore[misc]  # aiofiles has no types

@@ -87,8 +87,8 @@ class Reader:
         self.timeout = timeout
         self._sources: dict[str, SourceSpec] = {}
         self._ring = Keyring()
-        self._adopted: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._closed = False
+        self._derived: list[Reader] = []  # closed together with this one
         self.waited_seconds = 0.0  # for what was not cached; threads that wait together count together
         for spec in (sources or {}).values():
             self._add(spec)
@@ -118,12 +118,16 @@ class Reader:
 
     def with_options(self, scheme: str, options: Mapping[str, Any]) -> Reader:
         """A reader of the same cache and session that reaches the stores of a scheme in another way."""
-        config = replace(self.config, storage_options={scheme: dict(options)})
+        # fsspec's file system of http:// reads https://, too.
+        schemes = ("http", "https") if scheme in ("http", "https") else (scheme,)
+        config = replace(self.config, storage_options={s: dict(options) for s in schemes})
         return self.adopt(Reader(config, self.session, self.started_ms, self.timeout))
 
     def adopt(self, reader: Reader) -> Reader:
-        """Has a reader that this one's `with_options` has made, here or elsewhere, close with it."""
-        self._adopted.add(reader)
+        """Closes another reader of the same cache together with this one."""
+        with self._lock:
+            reader._closed = self._closed
+            self._derived.append(reader)
         return reader
 
     def begin_session(self) -> None:
@@ -141,7 +145,8 @@ class Reader:
         with self._lock:
             self._closed = True
             self._drop()
-        for reader in list(self._adopted):
+            derived, self._derived = self._derived, []
+        for reader in derived:
             reader.close()
 
     # ---- names ----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import functools
 import io
+import os
 from typing import Any
 
 from ioaccel.intercept.scope import Scope, current
@@ -32,7 +33,9 @@ def _open(
             opened = _served(scope, file)
         elif mode in _TEXT:
             opened = _served(scope, file)
-            opened = opened and io.TextIOWrapper(opened, encoding, errors, newline)
+            if opened is not None:
+                opened = io.TextIOWrapper(opened, encoding, errors, newline)
+                opened.mode = mode  # type: ignore[misc]  # as open() does
         else:
             opened = None
         if opened is not None:
@@ -47,7 +50,7 @@ def _served(scope: Scope, file: Any) -> Any:
         return None  # the original says what is wrong with it
     if path is None:
         return None
-    return scope.open(scope.target("file", {}), f"file://{path}", path)
+    return scope.open(scope.target("file", {}), f"file://{path}", os.fspath(file), path)
 
 
 def install() -> None:

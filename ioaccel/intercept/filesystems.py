@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import os
+import shutil
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import fsspec
@@ -13,6 +16,7 @@ import fsspec.core
 from fsspec import AbstractFileSystem
 from fsspec.compression import compr
 from fsspec.core import OpenFile, get_compression, has_magic
+from fsspec.implementations.local import make_path_posix
 
 from ioaccel.intercept.scope import Scope, Target, current
 from ioaccel.sources.urls import OBJECT_SCHEMES
@@ -25,27 +29,28 @@ _NOT_STORES = frozenset(
     | {"simplecache", "tar", "zip"}
 )
 
+# Copies to local files go in steps of this, a piece of the cache each.
+_COPY_BYTES = 4 << 20
+
+_original_builtin_open = builtins.open
 _original_open = AbstractFileSystem.open
 _original_sync = fsspec.asyn.sync
 _original_fsspec_open = fsspec.core.open
 
 
-def _target(scope: Scope, fs: Any, url: str) -> Target | None:
+def _target(scope: Scope, fs: Any) -> Target | None:
     """The store that a file system reads, or None if the engine could not reach it in the same way."""
-    scheme = url[: url.find("://")]
+    scheme = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
     if scheme in _NOT_STORES:
         return None
-    known: dict[str, tuple[Scope, Target | None]] = fs.__dict__.setdefault("_ioaccel_targets", {})
-    found = known.get(scheme)
-    if found is None or found[0] is not scope:
+    token: str = fs._fs_token
+    if token not in scope.file_systems:
+        scope.file_systems[token] = None
         if fs.storage_args:
-            scope.refuse(
-                f"{scheme}://", "it was made with positional arguments, which the engine cannot be told"
-            )
-            found = known[scheme] = scope, None
+            scope.refuse(f"{scheme}://", "its file system was made with positional arguments; name them")
         else:
-            found = known[scheme] = scope, _store(scope, scheme, fs.storage_options)
-    return found[1]
+            scope.file_systems[token] = _store(scope, scheme, fs.storage_options)
+    return scope.file_systems[token]
 
 
 def _store(scope: Scope, scheme: str, options: dict[str, Any]) -> Target | None:
@@ -54,6 +59,11 @@ def _store(scope: Scope, scheme: str, options: dict[str, Any]) -> Target | None:
     except Exception as error:  # noqa: BLE001
         scope.refuse(f"{scheme}://", error)
         return None
+
+
+def _url(fs: Any, path: Any) -> str:
+    """The URL of a path, as the file system understands it. Raises what it may for what is none."""
+    return str(fs.unstrip_protocol(fs._strip_protocol(os.fspath(path))))
 
 
 # ---- methods ------------------------------------------------------------------------------------
@@ -70,56 +80,116 @@ def _open(
     **kwargs: Any,
 ) -> Any:
     scope = current()
-    if scope is not None and mode == "rb" and not kwargs:
-        url = self.unstrip_protocol(os.fspath(path))
-        target = _target(scope, self, url)
-        file = scope.open(target, url, url) if target is not None else None
+    if scope is not None and mode == "rb" and not kwargs and (target := _target(scope, self)) is not None:
+        file = _served(scope, target, self, path)
         if file is not None:
             if compression is None:
                 return file
-            return compr[get_compression(url, compression)](file, mode="r")
+            return compr[get_compression(path, compression)](file, mode="r")
     return _original_open(self, path, mode, block_size, cache_options, compression, **kwargs)
+
+
+def _served(scope: Scope, target: Target, fs: Any, path: Any) -> Any:
+    try:
+        url = _url(fs, path)
+    except Exception:  # noqa: BLE001  # the original says what is wrong with it
+        return None
+    return scope.open(target, url, url)
 
 
 @functools.wraps(_original_sync)
 def _sync(loop: Any, func: Any, *args: Any, timeout: Any = None, **kwargs: Any) -> Any:
     scope = current()
-    if scope is not None and not kwargs.keys() - {"start", "end"}:
+    if scope is not None:
         shim = _SHIMS.get(getattr(func, "__name__", ""))
         fs = getattr(func, "__self__", None)
         if shim is not None and isinstance(fs, AbstractFileSystem):
-            served = shim(scope, fs, *args, **kwargs)
-            if served is not None:
-                return served
+            target = _target(scope, fs)
+            if target is not None:
+                try:
+                    return shim(scope, target, fs, *args, **kwargs)
+                except (_NotServed, TypeError, ValueError):  # arguments that are rare, or wrong
+                    pass
     return _original_sync(loop, func, *args, timeout=timeout, **kwargs)
 
 
-def _cat_file(
-    scope: Scope,
-    fs: Any,
-    path: Any,
-    start: int | None = None,
-    end: int | None = None,
-    *rest: Any,
-) -> bytes | None:
-    """None leaves it to the original: ranges that count from the end, and whatever else is rare."""
+class _NotServed(Exception):
+    """The original function has to do it."""
+
+
+def _extent(fs: Any, path: Any, start: Any, end: Any) -> tuple[str, int, int | None]:
+    """Ranges that count from the end are rare."""
     start = start or 0
-    if rest or not isinstance(path, str) or start < 0 or (end is not None and end < start):
-        return None
-    url = fs.unstrip_protocol(path)
-    target = _target(scope, fs, url)
-    if target is None:
-        return None
-    return scope.read(target, url, start, None if end is None else end - start)
+    if not isinstance(path, str) or start < 0 or (end is not None and end < start):
+        raise _NotServed
+    return _url(fs, path), start, None if end is None else end - start
 
 
-def _cat(scope: Scope, fs: Any, path: Any, *rest: Any, **kwargs: Any) -> Any:
-    if rest or kwargs or not isinstance(path, str) or has_magic(path):
-        return None
-    return _cat_file(scope, fs, path)
+def _cat_file(scope: Scope, target: Target, fs: Any, path: Any, start: Any = None, end: Any = None) -> bytes:
+    data = scope.read(target, *_extent(fs, path, start, end))
+    if data is None:
+        raise _NotServed
+    return data
 
 
-_SHIMS = {"_cat_file": _cat_file, "_cat": _cat}
+def _cat(scope: Scope, target: Target, fs: Any, path: Any) -> Any:
+    if isinstance(path, str):
+        if has_magic(path):
+            raise _NotServed
+        return _cat_file(scope, target, fs, path)
+    if not isinstance(path, list) or any(not isinstance(p, str) or has_magic(p) for p in path):
+        raise _NotServed
+    paths = sorted({fs._strip_protocol(p) for p in path})
+    return dict(zip(paths, _many(scope, target, [_extent(fs, p, None, None) for p in paths]), strict=True))
+
+
+def _cat_ranges(
+    scope: Scope, target: Target, fs: Any, paths: Any, starts: Any, ends: Any, on_error: str = "return"
+) -> list[bytes]:
+    if not isinstance(paths, list) or on_error not in ("return", "raise"):
+        raise _NotServed
+    starts, ends = (list(e) if isinstance(e, Iterable) else [e] * len(paths) for e in (starts, ends))
+    return _many(scope, target, [_extent(fs, *each) for each in zip(paths, starts, ends, strict=True)])
+
+
+def _many(scope: Scope, target: Target, extents: list[tuple[str, int, int | None]]) -> list[bytes]:
+    found = scope.read_many(target, extents) if extents else None
+    if found is None:
+        raise _NotServed
+    return found
+
+
+def _get_file(scope: Scope, target: Target, fs: Any, rpath: Any, lpath: Any) -> None:
+    """Into a local file; the original has a word to say where that is a directory."""
+    if not isinstance(lpath, (str, os.PathLike)) or os.path.isdir(lpath):
+        raise _NotServed
+    file = scope.open(target, _extent(fs, rpath, None, None)[0], "")
+    if file is None:
+        raise _NotServed
+    with file, _original_builtin_open(lpath, "wb") as copy:
+        shutil.copyfileobj(file, copy, _COPY_BYTES)
+
+
+def _get(scope: Scope, target: Target, fs: Any, rpath: Any, lpath: Any) -> list[None]:
+    path = make_path_posix(lpath) if isinstance(lpath, (str, os.PathLike)) else None
+    if not isinstance(rpath, str) or path is None or has_magic(rpath) or (rpath + path).endswith("/"):
+        raise _NotServed
+    if path.endswith("/") or rpath.endswith("/") or os.path.isdir(path):
+        raise _NotServed
+    if scope.open(target, _extent(fs, rpath, None, None)[0], "") is None:
+        raise _NotServed
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    _get_file(scope, target, fs, rpath, path)
+    return [None]
+
+
+_SHIMS: dict[str, Callable[..., Any]] = {
+    "_cat": _cat,
+    "_cat_file": _cat_file,
+    "_cat_ranges": _cat_ranges,
+    "_get": _get,
+    "_get_file": _get_file,
+}
 
 
 # ---- fsspec.open --------------------------------------------------------------------------------
@@ -182,12 +252,11 @@ _ARGUMENTS = frozenset({"compression", "encoding", "errors", "protocol", "newlin
 
 def _quick_target(scope: Scope, scheme: str, options: dict[str, Any]) -> Target | None:
     """The store that ``fsspec.open`` would read, given these options."""
-    met: list[tuple[str, dict[str, Any], Target | None]] = scope.__dict__.setdefault("_quick", [])
-    for known, said, target in met:
+    for known, said, target in scope.quick:
         if known == scheme and said == options:
             return target
     target = _store(scope, scheme, {**fsspec.config.conf.get(scheme, {}), **options})
-    met.append((scheme, dict(options), target))
+    scope.quick.append((scheme, dict(options), target))
     return target
 
 

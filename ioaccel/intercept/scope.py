@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self
 
 from ioaccel.client.file import BUFFER_SIZE, BufferedObjectFile
 from ioaccel.client.reader import Reader, TooLong
+from ioaccel.errors import RangeError
 from ioaccel.intercept.served import RangesFile, WholeFile
 from ioaccel.sources import split
 from ioaccel.sources.urls import canonical
@@ -21,7 +22,7 @@ log = logging.getLogger("ioaccel")
 # Up to this an object is read whole when it is opened: it is one block of the cache, so nothing more is
 # fetched than for its first byte, and one read costs less than a file does. Larger ones are read as they
 # are asked for.
-_WHOLE_BYTES = 4 << 20
+WHOLE_BYTES = 4 << 20
 
 
 # Pieces of large objects that one batch reads ahead: beyond this each read asks for its own.
@@ -54,6 +55,8 @@ class Scope:
         self._reader = reader
         self._directories = tuple(os.path.join(os.path.abspath(d), "") for d in directories)
         self._targets: dict[tuple[str, str], Target] = {}  # by scheme and options
+        self.file_systems: dict[str, Target | None] = {}  # by fsspec's token
+        self.quick: list[tuple[str, dict[str, Any], Target | None]] = []  # asked of fsspec.open
         self.stores: dict[str, Reader] = {}  # by identity
         self.reads: list[Read] = []
         self.held: dict[tuple[str, str], memoryview] = {}  # whole objects read ahead, by store and URL
@@ -92,22 +95,24 @@ class Scope:
     def path(self, path: Any) -> str | None:
         """The absolute path, if it lies below one of the directories."""
         text = os.fsdecode(path)
-        if not text.startswith(self._directories) or "/." in text:
+        if not text.startswith("/") or "/." in text or "//" in text:
             text = os.path.abspath(text)
         return text if text.startswith(self._directories) else None
 
     # ---- reading --------------------------------------------------------------------------------
 
-    def open(self, target: Target, url: str, name: str) -> WholeFile | BufferedObjectFile | None:
-        """The object as a file, or None if the cache cannot serve it."""
+    def open(
+        self, target: Target, url: str, name: str, path: str | None = None
+    ) -> WholeFile | BufferedObjectFile | None:
+        """The object as a file, or None if the cache cannot serve it. ``path`` is that of a local file."""
         begun = perf_counter()
         try:
             data = self._whole(target, url)
             if isinstance(data, bytes):
-                return WholeFile(data, name)
+                return WholeFile(data, name, path)
             size, version = data
             return BufferedObjectFile(
-                RangesFile(self, target, canonical(url), name, size, version), BUFFER_SIZE
+                RangesFile(self, target, canonical(url), name, size, version, path), BUFFER_SIZE
             )
         except Exception as error:  # noqa: BLE001  # the original function will say it in its own words
             self.refuse(url, error)
@@ -126,7 +131,13 @@ class Scope:
             reader = target.reader
             found = reader.hit(url, offset, length)
             if found is None:
-                found = bytes(reader.read_batch([(url, offset, length)])[0])
+                try:
+                    found = bytes(reader.read_batch([(url, offset, length)])[0])
+                except RangeError:  # stores give what there is
+                    length = reader.size_and_version(url)[0] - offset
+                    if length <= 0:
+                        raise
+                    found = bytes(reader.read_batch([(url, offset, length)])[0])
         except Exception as error:  # noqa: BLE001
             self.refuse(url, error)
             return None
@@ -136,9 +147,23 @@ class Scope:
         finally:
             self.seconds += perf_counter() - begun
 
+    def read_many(self, target: Target, extents: Sequence[tuple[str, int, int | None]]) -> list[bytes] | None:
+        """Many extents at once, or None if the cache cannot serve one of them."""
+        begun = perf_counter()
+        try:
+            found = [bytes(part) for part in target.reader.read_batch(extents)]
+        except Exception as error:  # noqa: BLE001
+            self.refuse(extents[0][0], error)
+            return None
+        else:
+            self.reads += [Read(target.store, *extent) for extent in extents]
+            return found
+        finally:
+            self.seconds += perf_counter() - begun
+
     def _whole(self, target: Target, url: str) -> bytes | tuple[int, int]:
         held = self.held.get((target.store, url))
-        data = bytes(held) if held is not None else target.reader.read_small(url, _WHOLE_BYTES)
+        data = bytes(held) if held is not None else target.reader.read_small(url, WHOLE_BYTES)
         if isinstance(data, bytes):
             self.reads.append(Read(target.store, url, 0, None))
         return data
@@ -167,7 +192,7 @@ class Scope:
         if whole:
             self.held.update(
                 ((store, url), data)
-                for url, data in zip(whole, reader.read_all_small(whole, _WHOLE_BYTES), strict=True)
+                for url, data in zip(whole, reader.read_all_small(whole, WHOLE_BYTES), strict=True)
             )
         pieces = [extent for extent in missing if extent[2] is not None]
         if pieces and sum(length or 0 for _, _, length in pieces) <= _AHEAD_BYTES:

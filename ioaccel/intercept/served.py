@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from time import perf_counter
@@ -13,32 +14,64 @@ if TYPE_CHECKING:
     from ioaccel.intercept.scope import Scope, Target
 
 
-class WholeFile(io.BytesIO):
-    """A small object in memory. To read all of it makes no copy."""
+class _Descriptor:
+    """A descriptor of the file itself, for what cannot do without (mmap); only a local file has one."""
 
-    mode = "rb"
-
-    def __init__(self, data: bytes, name: str) -> None:
-        super().__init__(data)
-        self.name = name
-        self.size = len(data)
+    def __init__(self, path: str | None) -> None:
+        self._path = path
         self._fd = -1
 
-    def fileno(self) -> int:
-        """A descriptor of the file itself, for what cannot do without (mmap); only a local file has one."""
-        if self.closed:
-            raise ValueError("I/O operation on closed file")
+    def get(self, name: Any) -> int:
+        if self._path is None:
+            raise io.UnsupportedOperation(f"{name} has no descriptor")
         if self._fd < 0:
-            if not os.path.isabs(self.name):
-                raise io.UnsupportedOperation(f"{self.name} has no descriptor")
-            self._fd = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         return self._fd
 
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class WholeFile(io.BytesIO):
+    """A small object in memory. To read all of it makes no copy."""
+
+    mode = "rb"
+
+    def __init__(self, data: bytes, name: str, path: str | None = None) -> None:
+        super().__init__(data)
+        self.name = name
+        self.size = len(data)
+        self._path = path
+        self._descriptor = _Descriptor(path)
+
+    def fileno(self) -> int:
+        """As that of a file, if it is one."""
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        return self._descriptor.get(self.name)
+
+    def close(self) -> None:
+        self._descriptor.close()
         super().close()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """A file does not go before its beginning, where BytesIO stops there."""
+        if offset < 0 and not self.closed:
+            base = {io.SEEK_CUR: self.tell(), io.SEEK_END: self.size}.get(whence, 0)
+            if base + offset < 0:
+                if self._path is None:
+                    raise ValueError("Seek before start of file")
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return super().seek(offset, whence)
+
+    def peek(self, size: int = 0) -> bytes:
+        """As BufferedReader's."""
+        start = self.tell()
+        data = self.read(max(size, io.DEFAULT_BUFFER_SIZE))
+        super().seek(start)
+        return data
 
     def writable(self) -> bool:
         return False
@@ -49,11 +82,11 @@ class WholeFile(io.BytesIO):
     write = writelines = truncate = _refuse
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _reopened, (self.getvalue(), self.name, self.tell())
+        return _reopened, (self.getvalue(), self.name, self._path, self.tell())
 
 
-def _reopened(data: bytes, name: str, position: int) -> WholeFile:
-    file = WholeFile(data, name)
+def _reopened(data: bytes, name: str, path: str | None, position: int) -> WholeFile:
+    file = WholeFile(data, name, path)
     file.seek(position)
     return file
 
@@ -61,12 +94,22 @@ def _reopened(data: bytes, name: str, position: int) -> WholeFile:
 class RangesFile(ObjectFile):
     """A large object, of which the scope is told what was read."""
 
-    def __init__(self, scope: Scope, target: Target, url: str, name: str, size: int, version: int) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        target: Target,
+        url: str,
+        name: str,
+        size: int,
+        version: int,
+        path: str | None = None,
+    ) -> None:
         super().__init__(target.reader, url, size, version)
         self._scope = scope
+        self.name = name
         self._store = target.store
-        self._fd = -1
-        self.path = name
+        self._path = path
+        self._descriptor = _Descriptor(path)
 
     def readinto(self, target: Any) -> int:
         begun, start = perf_counter(), self.tell()
@@ -83,22 +126,34 @@ class RangesFile(ObjectFile):
     def _note(self, start: int, count: int, begun: float) -> None:
         from ioaccel.intercept.scope import Read
 
-        if count:
-            self._scope.reads.append(Read(self._store, self.name, start, count))
+        reads = self._scope.reads
         self._scope.seconds += perf_counter() - begun
+        if not count:
+            return
+        stop = start + count
+        if reads and reads[-1][:2] == (self._store, self._url) and reads[-1].length is not None:
+            last = reads[-1]
+            if last.offset + (last.length or 0) == start:  # steps of one extent
+                start = last.offset
+                reads.pop()
+        whole = start == 0 and stop == self.size
+        reads.append(Read(self._store, self._url, start, None if whole else stop - start))
 
     def fileno(self) -> int:
         """As `WholeFile.fileno`."""
-        if self.closed:
-            raise ValueError("I/O operation on closed file")
-        if self._fd < 0:
-            if not os.path.isabs(self.path):
-                raise io.UnsupportedOperation(f"{self.path} has no descriptor")
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        return self._fd
+        self._check_open()
+        return self._descriptor.get(self.name)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As `WholeFile.seek`."""
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            if self._path is None or self.closed or whence not in (io.SEEK_SET, io.SEEK_CUR, io.SEEK_END):
+                raise
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
 
     def close(self) -> None:
-        if getattr(self, "_fd", -1) >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if "_descriptor" in self.__dict__:
+            self._descriptor.close()
         super().close()

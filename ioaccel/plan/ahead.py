@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
+import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -29,6 +32,9 @@ _FIRST_SAMPLES = 1024
 _CALM_BATCHES = 32
 _CALM_STRIDE = 8
 
+# Notes are asked for when a batch is drawn, and so often while batches are submitted or wait for them.
+_NOTES_SECONDS = 0.05
+
 # The thread leaves when it had nothing to do for so long; the next batch starts another.
 _IDLE_SECONDS = 5.0
 
@@ -36,19 +42,23 @@ _IDLE_SECONDS = 5.0
 class Ahead:
     """Prefetches batches in the order in which they are submitted, in a thread of its own.
 
-    ``notes()`` is called before each batch, by that thread: it learns what samples read. ``stores`` are
-    the readers of the stores that reads name.
+    ``notes()`` is called now and then, by that thread: it learns what samples read, and says whether that
+    was new. ``stores`` are the readers of the stores that reads name. Whoever else uses ``reads`` does so
+    while the planner is `resting`.
     """
 
-    def __init__(self, reads: Reads, stores: dict[str, Reader], notes: Callable[[], object]) -> None:
+    def __init__(self, reads: Reads, stores: dict[str, Reader], notes: Callable[[], bool]) -> None:
         self._reads = reads
         self._stores = stores
         self._notes = notes
-        self._queue: SimpleQueue[tuple[Sequence[int], bool]] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[int, int, Sequence[int], bool]] = SimpleQueue()
         self._lock = threading.Lock()
         self._working = threading.Lock()  # held while a batch is worked on; a fork waits for it
         self._thread: threading.Thread | None = None
-        self._waiting: list[Sequence[int]] = []  # batches of which nothing was known yet
+        self._round = 0  # counts epochs
+        self._submitted = self._drawn = 0  # batches of this epoch
+        self._forget(0)
+        self._asked = 0.0  # when `notes` was called
         self._sample_bytes = 0.0
         self._calm = 0  # batches in a row that were all there
         self._disk_seconds = 0.0
@@ -63,14 +73,22 @@ class Ahead:
 
     def submit(self, indices: Sequence[int]) -> None:
         """A batch that will be drawn later."""
-        self._put(indices, drawn=False)
+        self._submitted += 1
+        if not self._calms(self._submitted):
+            self._put(self._submitted, indices, drawn=False)
 
     def drawn(self, indices: Sequence[int]) -> None:
         """A batch that is drawn now: it should have arrived, so its sizes are known."""
-        self._put(indices, drawn=True)
+        self._drawn += 1
+        if not self._calms(self._drawn):
+            self._put(self._drawn, indices, drawn=True)
 
-    def _put(self, indices: Sequence[int], *, drawn: bool) -> None:
-        self._queue.put((indices, drawn))
+    def _calms(self, number: int) -> bool:
+        """Whether a batch need not be looked at."""
+        return self._calm > _CALM_BATCHES and number % _CALM_STRIDE != 0
+
+    def _put(self, number: int, indices: Sequence[int], *, drawn: bool) -> None:
+        self._queue.put((self._round, number, indices, drawn))
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="ioaccel-ahead", daemon=True)
@@ -78,57 +96,92 @@ class Ahead:
 
     def reset(self) -> None:
         """Forgets what was submitted and not yet asked for: another epoch begins."""
-        try:
-            while True:
-                self._queue.get_nowait()
-        except Empty:
-            self._waiting.clear()
+        self._round += 1
+        self._submitted = self._drawn = 0
+
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Nothing is planned meanwhile."""
+        with self._working:
+            yield
+
+    def _forget(self, number: int) -> None:
+        self._working_on = number
+        self._waiting: deque[tuple[int, Sequence[int]]] = deque()  # batches of which nothing was known yet
 
     def _run(self) -> None:
+        idle = 0.0
         while True:
+            patience = _NOTES_SECONDS if self._waiting else _IDLE_SECONDS
             try:
-                indices, drawn = self._queue.get(timeout=_IDLE_SECONDS)
+                epoch, number, indices, drawn = self._queue.get(timeout=patience)
+                idle = 0.0
             except Empty:
+                idle += patience
+                with self._working, contextlib.suppress(Exception):  # as below
+                    if self._waiting:
+                        self._ask()
                 with self._lock:
-                    if self._queue.empty():
+                    if idle >= _IDLE_SECONDS and self._queue.empty():
                         self._thread = None
                         return
                 continue
             with self._working:
+                if epoch != self._round:
+                    continue
+                if epoch != self._working_on:
+                    self._forget(epoch)
                 try:
-                    self._notes()
-                    self._work(indices, drawn)
+                    self._work(number, indices, drawn)
                 except Exception as error:  # noqa: BLE001  # a prefetch that fails is only one that is missing
                     log.debug("prefetch: %s: %s", type(error).__name__, error)
 
-    def _work(self, indices: Sequence[int], drawn: bool) -> None:
+    def _work(self, number: int, indices: Sequence[int], drawn: bool) -> None:
+        self._look_at_disks()
+        if drawn:
+            while self._waiting and self._waiting[0][0] <= number:
+                self._waiting.popleft()  # too late
+        else:
+            self._waiting.append((number, indices))
+        if (drawn or time.monotonic() - self._asked > _NOTES_SECONDS) and self._ask():
+            return
         if drawn:
             if self._calm <= _CALM_BATCHES:
                 self._weigh(indices)
-            if not self._waiting:
-                return
-            indices = []
-        elif self._skips():
-            return
-        waiting, self._waiting = self._waiting, []
-        for batch in [*waiting, indices]:
-            if not len(batch):
-                continue
-            reads = self._reads.of(batch)
-            if any(read.store in self._stores for read in reads):
-                self._prefetch(reads)
-            else:
-                self._waiting.append(batch)  # the first sample that is read may tell
+        elif self._plan(indices):
+            self._waiting.pop()
 
-    def _skips(self) -> bool:
-        """Whether this batch need not be looked at."""
+    def _ask(self) -> bool:
+        """Asks for notes; whether they told something, and what waited for that was planned."""
+        self._asked = time.monotonic()
+        if not self._notes():
+            return False
+        waiting, self._waiting = self._waiting, deque()
+        for number, batch in waiting:
+            if not self._plan(batch):
+                self._waiting.append((number, batch))
+        return True
+
+    def _plan(self, indices: Sequence[int]) -> bool:
+        """Has prefetched what a batch reads; False if that is not known."""
+        reads = self._reads.of(indices)
+        if not any(read.store in self._stores for read in reads):
+            return False
+        self._prefetch(reads)
+        return True
+
+    def _look_at_disks(self) -> None:
+        """What had to be waited for is not in memory: what comes is to be read ahead, batch by batch."""
         disk = sum(reader.disk_seconds for reader in self._stores.values())
         if disk != self._disk_seconds:
             self._disk_seconds, self._calm = disk, 0
-        self._calm += 1
-        return self._calm > _CALM_BATCHES and self._calm % _CALM_STRIDE != 0
+
+    def waited(self) -> None:
+        """A worker had to wait, for the store or for a disk."""
+        self._calm = 0
 
     def _prefetch(self, reads: Sequence[Read]) -> None:
+        self._calm += 1
         for store, reader in list(self._stores.items()):
             wanted = list(dict.fromkeys(read[1:] for read in reads if read.store == store))
             missing = reader.missing(wanted, hint=True) if wanted else []
@@ -138,6 +191,8 @@ class Ahead:
                 self._calm = 0
 
     def _weigh(self, indices: Sequence[int]) -> None:
+        if not len(indices):
+            return
         size = 0
         reads = self._reads.of(indices)
         for store, reader in list(self._stores.items()):
@@ -157,6 +212,7 @@ class Ahead:
         self._working = threading.Lock()
         self._lock = threading.Lock()
         self._queue = SimpleQueue()
+        self._forget(self._round)
         self._thread = None
 
 

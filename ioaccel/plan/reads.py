@@ -32,7 +32,8 @@ class Rule:
 class Reads:
     """What each sample reads, as far as it is known. One thread.
 
-    A rule is learnt from the first sample that was read, and holds as long as what is read fits it.
+    A rule is learnt from the first sample that was read. It is dropped when a sample does not read what the
+    rule says; and once a sample has read more than the rules say, all is recorded.
     """
 
     def __init__(
@@ -41,45 +42,63 @@ class Reads:
         given: Extents | None,
         trace: Trace,
         rules: dict[int, Rule] | None = None,
+        exact: bool | None = None,
     ) -> None:
         self._told = told[0] if told else None
         self._attribute = told[1] if told else ""
         self._given = given
         self._trace = trace
-        self.rules = rules  # by position among the names of an entry
+        self.rules = rules  # by position among the names of an entry; empty: they say nothing
         self._stores: dict[str, str] = {}  # scheme -> the store that it was read from
-        self.exact = given is not None  # the rules alone say all that is read
+        # Whether the rules alone say all that is read; None if no sample was read yet.
+        self.exact = True if given is not None else exact
 
     def of(self, indices: Sequence[int]) -> list[Read]:
         """What these samples will read, in order; nothing for those that are not known."""
-        if self._given is not None:
-            return [self._placed(read) for reads in self._given(indices) for read in reads]
-        rules, told = self.rules, self._told
-        if rules is not None and told is not None and (self.exact or not self._trace.known):
-            found = []
-            for index in indices:
-                names = told(index)
-                found += [rule.read(names[at]) for at, rule in rules.items() if at < len(names)]
-            return found
-        return self._trace.of(indices)
+        return [read for reads in self.each_of(indices) for read in reads]
 
-    def learn(self, index: int, reads: Sequence[Read]) -> None:
-        """Takes note of what a sample has read."""
+    def each_of(self, indices: Sequence[int]) -> list[list[Read]]:
+        """The same, by sample."""
         if self._given is not None:
+            return [[self._placed(read) for read in reads] for reads in self._given(indices)]
+        self._trace.refresh()
+        ruled = self._told is not None and bool(self.rules)
+        if ruled and self.exact:
+            return [self._by_rule(index) for index in indices]
+        each = self._trace.each_of(indices)
+        return [reads or self._by_rule(i) for i, reads in zip(indices, each, strict=True)] if ruled else each
+
+    def _by_rule(self, index: int) -> list[Read]:
+        assert self._told is not None
+        assert self.rules is not None
+        names = self._told(index)
+        return [rule.read(names[at]) for at, rule in self.rules.items() if at < len(names)]
+
+    def learn(self, index: int, reads: Sequence[Read]) -> bool:
+        """Takes note of what a sample has read; whether that tells what others read."""
+        if self._given is not None:
+            known = len(self._stores)
             self._stores.update((read.url.partition("://")[0], read.store) for read in reads)
-        if self._given is not None or not reads or self._told is None:
-            return
+            return len(self._stores) > known
+        if not reads or self._told is None or self.rules == {}:
+            return False
         try:
             names = self._told(index)
+            first = self.rules is None
+            if self.rules is None:
+                self.rules = _rules(names, reads)
+            said = {rule.read(names[at]) for at, rule in self.rules.items()}
         except Exception:  # noqa: BLE001  # a guess of ours about a stranger's class
-            self._told = None
-            return
-        urls = {read.url: read.store for read in reads}
-        if self.rules is None:
-            self.rules = _rules(names, urls)
-            if not self.rules:
-                self._told = None
-        self.exact = {rule.read(names[at]).url for at, rule in self.rules.items()} == urls.keys()
+            self.rules = {}
+            said = set()
+            first = False
+        if said == set(reads) and self.exact is None:
+            self.exact = True
+        elif said != set(reads):
+            self.exact = False
+            if not said <= set(reads):
+                self.rules = {}
+        return first and bool(self.rules)
 
     def record(self, records: Iterable[tuple[int, Sequence[Read]]]) -> None:
         """Has what samples have read written down, if nothing else says it."""
@@ -90,7 +109,7 @@ class Reads:
         """Writes the records down; without them, the next epoch is only slower."""
         try:
             self._trace.keep()
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  # also what Arrow says of a file that others have damaged
             log.warning("what samples read cannot be written down: %s", error)
 
     def source(self) -> str:
@@ -101,6 +120,9 @@ class Reads:
             return f"the data set tells what each sample reads, in .{self._attribute}: prefetch is exact"
         if self._trace.known:
             return "what each sample reads was recorded in an earlier epoch: prefetch is exact"
+        if self.rules:
+            part = f"the data set tells a part of what each sample reads, in .{self._attribute}"
+            return f"{part}; all of it is being recorded"
         return "what each sample reads is being recorded: prefetch begins with the next epoch"
 
     def _placed(self, read: Read) -> Read:
@@ -108,15 +130,20 @@ class Reads:
         return read._replace(store=self._stores.get(read.url.partition("://")[0], read.store))
 
 
-def _rules(names: Sequence[str], urls: dict[str, str]) -> dict[int, Rule]:
+def _rules(names: Sequence[str], reads: Iterable[Read]) -> dict[int, Rule]:
     rules = {}
+    whole = [read for read in reads if read.offset == 0 and read.length is None]
     for at, name in enumerate(names):
-        for url, store in urls.items():
-            if name and url.endswith(name):
-                rules[at] = Rule(store, url.removesuffix(name), absolute=False)
-            elif url == "file://" + os.path.abspath(name):
-                rules[at] = Rule(store, "file://", absolute=True)
+        for read in whole if name else ():
+            if read.url.endswith(name):
+                rules[at] = Rule(read.store, read.url.removesuffix(name), absolute=False)
+            elif read.url == "file://" + os.path.abspath(name):
+                rules[at] = Rule(read.store, "file://", absolute=True)
     return rules
+
+
+# Data sets that stand in each other: a subset of a concatenation of subsets ...
+_DEPTH = 4
 
 
 def fingerprint(dataset: Any) -> str:
@@ -124,22 +151,28 @@ def fingerprint(dataset: Any) -> str:
 
     Two data sets with one fingerprint share their records: that costs needless prefetches, no more.
     """
+    return "\n".join(_facts(dataset, _DEPTH))
+
+
+def _facts(dataset: Any, depth: int) -> list[str]:
     parts = [type(dataset).__module__, type(dataset).__qualname__, str(_length(dataset))]
     for name, value in sorted(getattr(dataset, "__dict__", {}).items()):
-        parts.append(f"{name}={_simple(value)}")
-    return "\n".join(parts)
+        parts.append(f"{name}={_simple(value, depth)}")
+    return parts
 
 
 def _length(dataset: Any) -> int | None:
     try:
         return len(dataset)
-    except TypeError:
+    except Exception:  # noqa: BLE001  # it has none, or does not know it yet
         return None
 
 
-def _simple(value: Any) -> str:
+def _simple(value: Any, depth: int) -> str:
     if isinstance(value, (str, int, float, bool, os.PathLike)) or value is None:
         return repr(value)
-    if isinstance(value, (list, tuple)) and value:
-        return f"{len(value)}:{_simple(value[0])}:{_simple(value[-1])}"
+    if isinstance(value, (list, tuple)) and value and depth:
+        return f"{len(value)}:{_simple(value[0], depth - 1)}:{_simple(value[-1], depth - 1)}"
+    if hasattr(type(value), "__getitem__") and hasattr(value, "__dict__") and depth:
+        return repr(_facts(value, depth - 1))
     return type(value).__qualname__

@@ -26,9 +26,9 @@ def names_of(dataset: Any) -> tuple[Names, str] | None:
         return inner
     for attribute in ATTRIBUTES:
         try:
-            entries = getattr(dataset, attribute, None)
+            entries: Any = getattr(dataset, attribute, None)
             if (
-                isinstance(entries, Sequence)
+                (isinstance(entries, Sequence) or type(entries).__module__ == "numpy")
                 and not isinstance(entries, (str, bytes))
                 and len(entries) == len(dataset)
                 and len(entries)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Rows that are kept as Python objects before they become a batch of a table.
 _ROWS = 4096
 
+_COLUMNS = ["index", "store", "url", "offset", "length"]
+
 
 class Trace:
     """Index -> reads. A memory-mapped table, rows sorted by index; new records replace it when it is kept.
@@ -32,11 +34,12 @@ class Trace:
     def __init__(self, directory: str, name: str) -> None:
         digest = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
         self._path = Path(directory) / "traces" / f"{digest}.arrow"
-        self._inode = 0
+        self._seen = (0, 0)  # inode and time of the table that is mapped
         self._table: pa.Table | None = None
         self._index: npt.NDArray[np.int64] = np.empty(0, np.int64)
-        self._rows: list[tuple[int, Read]] = []
+        self._rows: list[tuple[int, int, Read]] = []  # number of the record, index, read
         self._batches: list[pa.RecordBatch] = []
+        self._records = 0
 
     @property
     def known(self) -> bool:
@@ -46,32 +49,43 @@ class Trace:
     def refresh(self) -> None:
         """Goes over to the newest table on disk; one ``stat`` if there is none."""
         try:
-            inode = os.stat(self._path).st_ino
+            found = os.stat(self._path)
         except OSError:
             return
-        if inode == self._inode:
+        seen = found.st_ino, found.st_mtime_ns
+        if seen == self._seen:
             return
+        self._seen = seen
         import pyarrow as pa
 
-        with contextlib.suppress(OSError, pa.ArrowInvalid):
-            self._table = pa.ipc.open_file(pa.memory_map(str(self._path))).read_all()
-            self._index = numbers(self._table["index"].chunk(0))
-            self._inode = inode
+        with contextlib.suppress(OSError, pa.ArrowException):
+            table = pa.ipc.open_file(pa.memory_map(str(self._path))).read_all()
+            if table.column_names == _COLUMNS and table.num_rows:
+                self._table = table.combine_chunks()
+                self._index = numbers(self._table["index"].chunk(0))
 
     def of(self, indices: Sequence[int]) -> list[Read]:
         """What these samples read, in order."""
+        return [read for reads in self.each_of(indices) for read in reads]
+
+    def each_of(self, indices: Sequence[int]) -> list[list[Read]]:
+        """The same, by sample."""
         if self._table is None or not len(indices):
-            return []
-        first = np.searchsorted(self._index, indices)
-        last = np.searchsorted(self._index, indices, "right")
-        rows = [row for a, b in zip(first.tolist(), last.tolist(), strict=True) for row in range(a, b)]
-        columns = [self._table[name].chunk(0) for name in ("store", "url", "offset", "length")]
-        return [Read(*(column[row].as_py() for column in columns)) for row in rows]
+            return [[] for _ in indices]
+        first = np.searchsorted(self._index, indices).tolist()
+        last = np.searchsorted(self._index, indices, "right").tolist()
+        # One scalar at a time, and not `take`: that imports pandas.
+        columns = [self._table[name].chunk(0) for name in _COLUMNS[1:]]
+        return [
+            [Read(*(column[row].as_py() for column in columns)) for row in range(a, b)]
+            for a, b in zip(first, last, strict=True)
+        ]
 
     def add(self, records: Iterable[tuple[int, Sequence[Read]]]) -> None:
         """Takes note of what samples have read, until `keep`."""
         for index, reads in records:
-            self._rows += [(index, read) for read in reads]
+            self._records += 1
+            self._rows += [(self._records, index, read) for read in reads]
         if len(self._rows) >= _ROWS:
             self._pack()
 
@@ -80,7 +94,7 @@ class Trace:
 
         if not self._rows:
             return
-        indices, reads = zip(*self._rows, strict=True)
+        records, indices, reads = zip(*self._rows, strict=True)
         stores, urls, offsets, lengths = zip(*reads, strict=True)
         self._rows = []
         self._batches.append(
@@ -91,28 +105,30 @@ class Trace:
                     pa.array(urls, pa.string()),
                     pa.array(offsets, pa.int64()),
                     pa.array(lengths, pa.int64()),
+                    pa.array(records, pa.int64()),
                 ],
-                ["index", "store", "url", "offset", "length"],
+                [*_COLUMNS, "record"],
             )
         )
 
     def keep(self) -> None:
         """Writes what was added, together with what was known of other samples. OSError if it cannot."""
         import pyarrow as pa
+        from pyarrow import compute
 
         self._pack()
         if not self._batches:
             return
-        new = pa.Table.from_batches(self._batches).unify_dictionaries()
+        new = _latest(pa.Table.from_batches(self._batches).unify_dictionaries())
         self._batches = []
         self.refresh()
         if self._table is not None:
-            seen = pa.compute.is_in(self._table["index"], pa.compute.unique(new["index"]))
-            new = pa.concat_tables([self._table.filter(pa.compute.invert(seen)), new]).unify_dictionaries()
+            seen = compute.is_in(self._table["index"], compute.unique(new["index"]))
+            new = pa.concat_tables([self._table.filter(compute.invert(seen)), new]).unify_dictionaries()
         # A stable order: what a sample reads first is read first.
         order = np.argsort(numbers(new["index"].combine_chunks()), kind="stable")
         table = new.take(pa.array(order)).combine_chunks()
-        self._path.parent.mkdir(exist_ok=True)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_name(f".{uuid.uuid4().hex}")
         try:
             with pa.OSFile(str(fresh), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
@@ -121,3 +137,14 @@ class Trace:
         finally:
             fresh.unlink(missing_ok=True)
         self.refresh()
+
+
+def _latest(new: pa.Table) -> pa.Table:
+    """Of samples that were read more than once, the last time."""
+    import numpy as np
+    import pyarrow as pa
+
+    index, record = new["index"].to_numpy(), new["record"].to_numpy()
+    order = np.lexsort((record, index))
+    last = np.searchsorted(index[order], index, "right") - 1
+    return new.filter(pa.array(record == record[order][last])).drop_columns("record")

@@ -54,6 +54,10 @@ _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 5.0
 
 
+# Of our own: in a training process the global one is the program's.
+_random = random.Random()
+
+
 class Governor:
     """Admits requests to one endpoint and repeats those that are worth it. Any thread."""
 
@@ -62,7 +66,7 @@ class Governor:
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-        jitter: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = _random.random,
     ) -> None:
         self._clock = clock
         self._sleep = sleep

@@ -13,11 +13,15 @@ from ioaccel.client.cache import Cache, connect
 from ioaccel.client.default import default_cache
 from ioaccel.errors import ConfigError
 from ioaccel.intercept import Read
+from ioaccel.plan.reads import fingerprint
 from ioaccel.torch.dataset import Settings, settings_of, wrap
 from ioaccel.torch.lookahead import accelerated
 from ioaccel.torch.native import ObjectDataset, ShardDataset
 
 T = TypeVar("T")
+
+# They have items, and are no data sets by themselves.
+_BUILT_IN = (str, bytes, bytearray, list, tuple, range, dict)
 
 
 def accelerate(
@@ -46,7 +50,9 @@ def accelerate(
 
     Raises ConfigError for what is neither, and as `ioaccel.connect`.
     """
-    if not isinstance(data, (DataLoader, Dataset)) and not hasattr(type(data), "__getitem__"):
+    if not isinstance(data, (DataLoader, Dataset)) and (
+        isinstance(data, _BUILT_IN) or not hasattr(type(data), "__getitem__")
+    ):
         raise ConfigError(
             f"accelerate() takes a torch DataLoader or Dataset, not {type(data).__name__}; pass what you "
             "iterate over"
@@ -60,7 +66,9 @@ def accelerate(
             raise ConfigError(f"paths is a list of directories, not {paths!r}; put it into a list")
         if cache is None:
             cache = connect(**connect_options) if connect_options else _cache_of(inner)
-        settings = Settings(cache._reader, [os.fspath(p) for p in paths], _extents(inner, extents))
+        settings = Settings(
+            cache._reader, [os.fspath(p) for p in paths], _extents(inner, extents), fingerprint(inner)
+        )
         settings.batched = extents is None and settings.extents is not None
         inner = wrap(inner, settings)
     if not isinstance(data, DataLoader):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 import operator
 import os
 import pickle
@@ -11,16 +12,18 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
-from torch.utils.data import ConcatDataset, IterableDataset, Subset
+from torch.utils.data import ChainDataset, ConcatDataset, Dataset, IterableDataset, Subset
 
 from ioaccel.client.reader import Reader
 from ioaccel.intercept import Read, Scope
-from ioaccel.plan.reads import Reads, Rule, fingerprint
+from ioaccel.plan.reads import Reads, Rule
 from ioaccel.plan.told import names_of
 from ioaccel.plan.trace import Trace
+
+log = logging.getLogger("ioaccel")
 
 # Samples that are read one by one report together: each report is a message.
 _REPORT_SECONDS = 0.2
@@ -31,35 +34,40 @@ class Note(msgspec.Struct, array_like=True):
 
     stores: dict[str, bytes]  # readers that are new, by the identity of their stores
     reads: list[tuple[int, list[Read]]]  # by index
-    epoch: int
     samples: int
     reading: float  # seconds of all that follow
     store: float
     disk: float
     code: float
+    refused: dict[str, str]
 
 
 class Settings:
     """What `accelerate` was told, and what is known since: goes along to every worker."""
 
     def __init__(
-        self, reader: Reader, paths: Sequence[str], extents: Callable[[Settings, Sequence[int]], Any] | None
+        self,
+        reader: Reader,
+        paths: Sequence[str],
+        extents: Callable[[Settings, Sequence[int]], Any] | None,
+        name: str = "",
     ) -> None:
         self.reader = reader
         self.paths = tuple(os.path.abspath(path) for path in paths)
         self.extents = extents
         self.batched = False  # the data set itself reads a batch in one call
+        self.name = name  # of the data set, from run to run, as it was when it was accelerated
         self.board = uuid.uuid4().hex  # where workers leave notes
         self.rules: dict[int, Rule] | None = None
+        self.exact: bool | None = None
         self.stores: dict[str, Reader] = {}
-        self.epoch = 0
 
     def reads(self, dataset: Any) -> Reads:
         """What samples read, as far as it is known now."""
-        trace = Trace(self.reader.config.directories[0], fingerprint(dataset))
+        trace = Trace(self.reader.config.directories[0], self.name)
         trace.refresh()
         given = functools.partial(self.extents, self) if self.extents is not None else None
-        return Reads(names_of(dataset), given, trace, self.rules)
+        return Reads(names_of(dataset), given, trace, self.rules, self.exact)
 
     def scope(self) -> Scope:
         """For one thread."""
@@ -69,13 +77,15 @@ class Settings:
 
 
 class _Worker:
-    """One thread of one process that reads samples."""
+    """One thread of one process that reads samples. Whatever goes wrong here is not the job's business."""
 
     def __init__(self, dataset: Any, settings: Settings) -> None:
         self._settings = settings
         self.scope = settings.scope()
         self._told_stores = set(settings.stores)
+        self._told_refused: set[str] = set()
         self.reads = settings.reads(dataset)
+        self._expected: dict[int, list[Read]] = {}
         self._records: list[tuple[int, list[Read]]] = []
         self._samples = 0
         self._code = 0.0
@@ -86,48 +96,62 @@ class _Worker:
         """Asks for what these samples will read, as far as it is known and not cached."""
         if self._settings.batched:
             return
-        numbers = [i for i in map(as_number, indices) if i is not None]
-        reads = self.reads.of(numbers)
-        if reads:
-            self.scope.read_ahead(reads)
+        try:
+            numbers = [i for i in map(as_number, indices) if i is not None]
+            each = self.reads.each_of(numbers)
+            self._expected = dict(zip(numbers, each, strict=True))
+            reads = [read for reads in each for read in reads]
+            if reads:
+                self.scope.read_ahead(reads)
+        except Exception as error:  # noqa: BLE001  # what the user's extents= raises, or a data set that misled us
+            self.scope.refuse("prefetch", error)
 
     def take(self, index: Any) -> bool:
-        """Notes what the sample has read since the last call; whether that taught something new."""
-        reads, self.scope.reads = self.scope.reads, []
+        """Notes what the sample has read since the last call; whether that taught what others will read."""
+        reads, self.scope.reads = list(dict.fromkeys(self.scope.reads)), []
         self._samples += 1
         number = as_number(index)
         if number is None or not reads:
             return False
-        knew = bool(self.reads.rules) and self.reads.exact
-        self.reads.learn(number, reads)
-        if not (knew and self.reads.exact):
+        taught = self.reads.learn(number, reads)
+        if taught or (not self.reads.exact and self._expected.get(number) != reads):
             self._records.append((number, reads))
-        return not knew and self.reads.exact
+        return taught
 
     def report(self, seconds: float, *, now: bool) -> None:
         """Adds the seconds that samples took, reading included; and tells, or ``now`` at the latest."""
         self._code += seconds
-        if not now and time.monotonic() - self._reported < _REPORT_SECONDS:
+        # What was recorded is told at once: no worker has a last moment to tell it in.
+        if not (now or self._records) and time.monotonic() - self._reported < _REPORT_SECONDS:
             return
+        try:
+            self._report()
+        except Exception as error:  # noqa: BLE001  # the cache was closed
+            log.debug("report: %s", error)
+
+    def _report(self) -> None:
         reading, self.scope.seconds = self.scope.seconds, 0.0
         reader = self._settings.reader
         store, disk = 0.0, 0.0
-        for each in {id(r): r for r in (*self.scope.stores.values(), reader)}.values():
+        for each in {id(r): r for r in (*list(self.scope.stores.values()), reader)}.values():
             store += each.waited_seconds
             disk += each.disk_seconds
         before, self._waited = self._waited, (store, disk)
-        new = {s: pickle.dumps(r) for s, r in self.scope.stores.items() if s not in self._told_stores}
+        new = {s: pickle.dumps(r) for s, r in list(self.scope.stores.items()) if s not in self._told_stores}
+        refused = {what: why for what, why in self.scope.refused.items() if what not in self._told_refused}
         note = Note(
             new,
             self._records,
-            self._settings.epoch,
             self._samples,
             reading,
-            store - before[0],
-            disk - before[1],
+            # A view that is made anew counts from zero.
+            max(0.0, store - before[0]),
+            max(0.0, disk - before[1]),
             max(0.0, self._code - reading),
+            refused,
         )
         self._told_stores |= new.keys()
+        self._told_refused |= refused.keys()
         self._records, self._samples, self._code = [], 0, 0.0
         self._reported = time.monotonic()
         reader.post(self._settings.board, msgspec.msgpack.encode(note))
@@ -144,6 +168,8 @@ def as_number(index: Any) -> int | None:
 class _Proxy:
     """Whatever is not said here is asked of the data set inside."""
 
+    __slots__ = ("__weakref__", "_ioaccel_inner", "_ioaccel_local", "_ioaccel_settings")
+
     def __init__(self, inner: Any, settings: Settings) -> None:
         object.__setattr__(self, "_ioaccel_inner", inner)
         object.__setattr__(self, "_ioaccel_settings", settings)
@@ -157,8 +183,12 @@ class _Proxy:
     def __class__(self) -> Any:  # isinstance() asks this, too
         return type(self._ioaccel_inner)
 
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+        return cast("dict[str, Any]", vars(self._ioaccel_inner))
+
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name.endswith("__"):
+        if name.startswith(("__", "_ioaccel_")):
             raise AttributeError(name)  # what copies and pickles would be told to be the one inside
         return getattr(self._ioaccel_inner, name)
 
@@ -175,43 +205,57 @@ class _Proxy:
         return f"accelerate({self._ioaccel_inner!r})"
 
     def __add__(self, other: Any) -> Any:
-        return ConcatDataset([self, other])  # type: ignore[list-item]
+        inner, me = self._ioaccel_inner, cast("Any", self)
+        if not isinstance(inner, Dataset):
+            return inner + other  # a list's
+        return (ChainDataset if isinstance(inner, IterableDataset) else ConcatDataset)([me, other])
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return wrap, (self._ioaccel_inner, self._ioaccel_settings)
+
+    def __copy__(self) -> Any:
+        return wrap(copy.copy(self._ioaccel_inner), self._ioaccel_settings)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return wrap(copy.deepcopy(self._ioaccel_inner, memo), self._ioaccel_settings)
 
 
 class _MapProxy(_Proxy):
+    __slots__ = ()
+
     def __getitem__(self, index: Any) -> Any:
         worker = self._ioaccel_worker()
         begun = time.perf_counter()
-        with worker.scope:
-            sample = self._ioaccel_inner[index]
-        worker.take(index)
-        worker.report(time.perf_counter() - begun, now=False)
-        return sample
+        try:
+            with worker.scope:
+                sample = self._ioaccel_inner[index]
+            worker.take(index)
+            return sample
+        finally:
+            worker.scope.reads.clear()  # what a sample that failed has read is no other's
+            worker.report(time.perf_counter() - begun, now=False)
 
     def __getitems__(self, indices: Sequence[Any]) -> list[Any]:
         worker, inner = self._ioaccel_worker(), self._ioaccel_inner
         begun = time.perf_counter()
+        known = hasattr(indices, "__len__")  # an iterator is the data set's to draw from
         try:
-            worker.ahead(indices)
+            if known:
+                worker.ahead(indices)
             many = getattr(inner, "__getitems__", None)
             # torch's own calls the data set one by one, unless that has a method for many.
-            if type(inner) is Subset and not hasattr(inner.dataset, "__getitems__"):
+            if type(inner) is Subset and not callable(getattr(inner.dataset, "__getitems__", None)):
                 many = None
             with worker.scope:
-                if many is not None:
+                if many:
                     samples: list[Any] = many(indices)
-                    self._ioaccel_share(worker, indices)
+                    if known:
+                        self._ioaccel_share(worker, indices)
                     return samples
                 samples = []
                 for position, index in enumerate(indices):
                     samples.append(inner[index])
-                    if worker.take(index):
+                    if worker.take(index) and known:
                         worker.ahead(indices[position + 1 :])
                 return samples
         finally:
@@ -230,18 +274,29 @@ class _MapProxy(_Proxy):
 
 
 class _IterableProxy(_Proxy):
+    __slots__ = ()
+
     def __iter__(self) -> Iterator[Any]:
         worker = self._ioaccel_worker()
         with worker.scope:
             samples = iter(self._ioaccel_inner)
+        return _stream(worker, samples)
+
+
+def _stream(worker: _Worker, samples: Iterator[Any]) -> Iterator[Any]:
+    try:
         while True:
+            begun = time.perf_counter()
             with worker.scope:
                 try:
                     sample = next(samples)
                 except StopIteration:
                     return
             worker.take(None)
+            worker.report(time.perf_counter() - begun, now=False)
             yield sample
+    finally:
+        worker.report(0.0, now=True)
 
 
 class _Workers(threading.local):
@@ -257,25 +312,70 @@ class _Workers(threading.local):
         return self._worker
 
 
-def _length(self: Any) -> int:
-    return len(self._ioaccel_inner)
+# Special methods that are not handed on to the data set inside: they make an object what it is, or are
+# said above.
+_KEPT = frozenset(
+    {
+        "__annotations__",
+        "__class__",
+        "__class_getitem__",
+        "__copy__",
+        "__deepcopy__",
+        "__del__",
+        "__delattr__",
+    }
+    | {"__dict__", "__dir__", "__doc__", "__getattr__", "__getattribute__", "__getitem__", "__getitems__"}
+    | {"__getnewargs__", "__getnewargs_ex__", "__getstate__", "__init__", "__init_subclass__", "__module__"}
+    | {"__new__", "__reduce__", "__reduce_ex__", "__repr__", "__setattr__", "__setstate__", "__sizeof__"}
+    | {"__slots__", "__subclasshook__", "__weakref__", "__add__"}
+)
 
 
-_Sized = type("_SizedProxy", (_MapProxy,), {"__len__": _length})
-_SizedIterable = type("_SizedIterableProxy", (_IterableProxy,), {"__len__": _length})
+def _methods_of(cls: type) -> frozenset[str]:
+    """The special methods that a class has beyond those of any object."""
+    return frozenset(
+        name
+        for name in dir(cls)
+        if name.startswith("__")
+        and name.endswith("__")
+        and getattr(cls, name, None) is not getattr(object, name, None)
+        and (callable(getattr(cls, name, None)) or name == "__hash__")
+    )
+
+
+@functools.cache
+def _proxy_for(cls: type) -> type:
+    """A class of proxies that has the special methods of ``cls``: Python looks for them in the class."""
+    base = _IterableProxy if issubclass(cls, IterableDataset) else _MapProxy
+    kept = _KEPT | ({"__iter__"} if base is _IterableProxy else set())
+    body: dict[str, Any] = {"__slots__": (), "__doc__": cls.__doc__, "__module__": cls.__module__}
+    for name in _methods_of(cls) - kept:
+        body[name] = _handed_on(name) if getattr(cls, name) is not None else None
+    return type(cls.__name__, (base,), body)
+
+
+def _handed_on(name: str) -> Callable[..., Any]:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        inner = object.__getattribute__(self, "_ioaccel_inner")
+        return getattr(type(inner), name)(inner, *args, **kwargs)
+
+    method.__name__ = name
+    return method
 
 
 def wrap(inner: Any, settings: Settings) -> Any:
     """The data set, its reads served by the cache."""
-    sized = hasattr(inner, "__len__")
-    if isinstance(inner, IterableDataset):
-        return (_SizedIterable if sized else _IterableProxy)(inner, settings)
-    return (_Sized if sized else _MapProxy)(inner, settings)
+    return _proxy_for(cast("Any", type(inner)))(inner, settings)
+
+
+def is_wrapped(dataset: Any) -> bool:
+    """Whether it was accelerated."""
+    return issubclass(type(dataset), _Proxy)
 
 
 def settings_of(dataset: Any) -> Settings | None:
     """The settings of a data set that was wrapped."""
-    return dataset.__dict__.get("_ioaccel_settings") if issubclass(type(dataset), _Proxy) else None
+    return dataset._ioaccel_settings if is_wrapped(dataset) else None
 
 
 def worker_of(dataset: Any) -> Any:
@@ -285,4 +385,4 @@ def worker_of(dataset: Any) -> Any:
 
 def inner_of(dataset: Any) -> Any:
     """The data set inside one that was wrapped."""
-    return dataset.__dict__["_ioaccel_inner"]
+    return dataset._ioaccel_inner

@@ -17,8 +17,10 @@ from ioaccel.client.cache import Cache
 from ioaccel.errors import ConfigError
 from ioaccel.torch.accelerate import accelerate
 from ioaccel.torch.device import TensorBatch, moved_ahead, pinned
-from ioaccel.torch.explain import Explanation
+from ioaccel.torch.explain import Epoch, Explanation
+from ioaccel.torch.lookahead import begun
 from ioaccel.torch.native import ObjectDataset
+from ioaccel.torch.resume import Place
 
 # Reading needs few threads: one fills its buffer with two cores already. More serve transforms, of which
 # those that decode images let go of the GIL.
@@ -117,27 +119,25 @@ class Loader:
 
     def _batches(self) -> Iterator[Any]:
         plain: Any = self._plain
-        plain._ioaccel_job.begin(self.num_workers)
-        with plain._ioaccel_position.begin(plain):
+        with begun(plain) as (epoch, place):
             draws = iter(plain._index_sampler)
             # As a DataLoader does, so that the same seed gives the same order.
             torch.empty((), dtype=torch.int64).random_(generator=plain.generator)
-        return self._measured(self._in_threads(draws) if self.num_workers else map(self._load, draws))
+        batches = self._in_threads(draws) if self.num_workers else map(self._load, draws)
+        return self._measured(batches, epoch, place)
 
-    def _measured(self, batches: Iterator[Any]) -> Iterator[Any]:
-        job, position = self._plain._ioaccel_job, self._plain._ioaccel_position  # type: ignore[attr-defined]
-        epoch = job.epochs[-1]
+    def _measured(self, batches: Iterator[Any], epoch: Epoch, place: Place) -> Iterator[Any]:
         while True:
             begun = time.perf_counter()
             try:
                 batch = next(batches)
             except StopIteration:
-                position.ended()
-                job.end()
+                place.ended = True
+                self._plain._ioaccel_job.end(epoch)  # type: ignore[attr-defined]
                 return
             epoch.waited += time.perf_counter() - begun
             epoch.batches += 1
-            position.taken()
+            place.batches += 1
             yield batch
 
     def _in_threads(self, draws: Iterator[Any]) -> Iterator[Any]:

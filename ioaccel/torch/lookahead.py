@@ -2,77 +2,119 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import logging
 import pickle
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from torch.utils.data import IterableDataset
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
+from ioaccel.client.reader import Reader
 from ioaccel.plan.ahead import Ahead
-from ioaccel.torch.dataset import Note, Settings, inner_of, settings_of
+from ioaccel.torch.dataset import Note, Settings, as_number, inner_of, settings_of
 from ioaccel.torch.explain import Epoch, Explanation
-from ioaccel.torch.resume import Position
-from ioaccel.torch.shadow import Shadow, generators_of
+from ioaccel.torch.resume import Place, Position
+from ioaccel.torch.shadow import Shadow
+
+log = logging.getLogger("ioaccel")
+
+
+# The copy of a sampler goes on when so much of the window is left: a few batches at a time.
+_REFILL = 0.75
 
 
 class Job:
-    """One accelerated loader in the process that iterates over it."""
+    """One accelerated loader in the process that iterates over it.
+
+    Nothing that goes wrong here may end an epoch: it is all for the sake of speed.
+    """
 
     def __init__(self, dataset: Any, settings: Settings, explain: bool) -> None:
-        inner = inner_of(dataset)
         self.settings = settings
         self.explain = explain
-        self.reads = settings.reads(inner)
+        self.reads = settings.reads(inner_of(dataset))
         self.stores = settings.stores
-        self.ahead = Ahead(self.reads, self.stores, self.collect)
+        self._met = set(settings.stores)
+        self.ahead = Ahead(self.reads, self.stores, self._collect)
         self.epochs: list[Epoch] = []
-        self.foreseen = True  # the sampler could be copied, and drew what its copy had drawn
+        self.refused: dict[str, str] = {}
+        self.unforeseen = ""  # why the sampler cannot be looked ahead of
 
-    def begin(self, workers: int) -> None:
-        """An epoch begins."""
+    def begin(self, workers: int) -> Epoch:
+        """An epoch begins; the one before may have been left half way."""
+        self.keep()
         self.ahead.reset()
-        self.epochs.append(Epoch(workers=max(workers, 1)))
-        self.settings.epoch = len(self.epochs)
-        self.settings.rules = self.reads.rules
+        epoch = Epoch(workers=max(workers, 1))
+        self.epochs.append(epoch)
+        self.settings.rules, self.settings.exact = self.reads.rules, self.reads.exact
+        return epoch
 
-    def end(self) -> None:
+    def end(self, epoch: Epoch) -> None:
         """It was gone through."""
-        self.collect()
-        self.reads.keep()
+        self.keep()
         if self.explain:  # it was asked for
-            print(  # noqa: T201
-                Explanation(self.source(), self.epochs[-1:], len(self.epochs))
+            number = self.epochs.index(epoch) + 1
+            print(self.explanation([epoch], number))  # noqa: T201
+
+    def keep(self) -> None:
+        """Learns what workers told, and writes it down."""
+        with self.ahead.resting():
+            self._collect()
+            self.reads.keep()
+
+    def explanation(self, epochs: list[Epoch], first: int = 1) -> Explanation:
+        """What is known now."""
+        with self.ahead.resting():
+            self._collect()
+            source = self.reads.source()
+        if self.unforeseen:
+            source += (
+                f"; the sampler cannot be looked ahead of ({self.unforeseen}), so each batch is fetched "
             )
+            source += "when it is drawn"
+        return Explanation(source, epochs, first, dict(self.refused))
 
-    def collect(self) -> None:
-        """Learns what workers tell."""
-        for data in self.settings.reader.collect(self.settings.board):
-            note = msgspec.msgpack.decode(data, type=Note)
-            for store, reader in note.stores.items():
-                if store not in self.stores:
-                    self.stores[store] = self.settings.reader.adopt(pickle.loads(reader))  # noqa: S301  # a worker of ours
-            for index, reads in note.reads:
-                self.reads.learn(index, reads)
-            self.reads.record(note.reads)
-            if 0 < note.epoch <= len(self.epochs):
-                epoch = self.epochs[note.epoch - 1]
-                epoch.samples += note.samples
-                epoch.store += note.store
-                epoch.disk += note.disk
-                epoch.copy += max(0.0, note.reading - note.store - note.disk)
-                epoch.code += note.code
+    def _collect(self) -> bool:
+        """Learns what workers tell, while the planner rests; whether that was new."""
+        learnt = False
+        try:
+            for data in self.settings.reader.collect(self.settings.board):
+                learnt |= self._learn(msgspec.msgpack.decode(data, type=Note))
+        except Exception as error:  # noqa: BLE001  # the cache was closed
+            log.debug("notes: %s", error)
+        return learnt
 
-    def source(self) -> str:
-        """Where prefetch knows from what is read."""
-        text = self.reads.source()
-        if not self.foreseen:
-            text += "; the sampler cannot be looked ahead of, so each batch is fetched when it is drawn"
-        return text
+    def _learn(self, note: Note) -> bool:
+        learnt = False
+        for store, reader in note.stores.items():
+            learnt |= store not in self._met
+            self._met.add(store)
+            if store not in self.stores:  # without workers the data set has put it there
+                found: Reader = pickle.loads(reader)  # noqa: S301  # a worker of ours
+                self.stores[store] = self.settings.reader.adopt(found)
+        for index, reads in note.reads:
+            learnt |= self.reads.learn(index, reads)
+        self.reads.record(note.reads)
+        for what, why in note.refused.items():
+            self.refused.setdefault(what, why)
+        if self.epochs:
+            epoch = self.epochs[-1]
+            epoch.samples += note.samples
+            epoch.store += note.store
+            epoch.disk += note.disk
+            epoch.copy += max(0.0, note.reading - note.store - note.disk)
+            epoch.code += note.code
+        if note.store or note.disk:
+            self.ahead.waited()
+        return learnt
 
 
 class _Lookahead:
@@ -80,35 +122,40 @@ class _Lookahead:
 
     def __init__(self, sampler: Any, loader: Any) -> None:
         self._sampler = sampler
-        self._loader = loader
+        self._loader = weakref.ref(loader)  # which holds its iterator, which holds this
 
     def __len__(self) -> int:
         return len(self._sampler)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
         return getattr(self._sampler, name)
 
     def __iter__(self) -> Iterator[Any]:
-        return _Draws(self._sampler, self._loader)
+        loader = self._loader()
+        place = loader._ioaccel_position.beginning if loader is not None else None
+        if loader is None or place is None:
+            return iter(self._sampler)
+        return _Draws(self._sampler, loader, place)
 
 
 class _Draws:
     """The draws of one epoch."""
 
-    def __init__(self, sampler: Any, loader: Any) -> None:
+    def __init__(self, sampler: Any, loader: Any, place: Place) -> None:
         self._job: Job = loader._ioaccel_job
-        self._position: Position = loader._ioaccel_position
+        self._place = place
         self._batched = loader._auto_collation
-        self._generators = generators_of(loader)
         self._shadow: Shadow | None = None
         self._coming: deque[Any] = deque()
         self._samples = 0
+        self._draws = 0
         self._begun = False
         try:
-            self._shadow = Shadow(sampler, self._generators)
-        except Exception:  # noqa: BLE001  # not every sampler can be copied
-            self._job.foreseen = False
-        self._loader = loader
+            self._shadow = Shadow(sampler, place.generators)
+        except Exception as error:  # noqa: BLE001  # not every sampler can be copied
+            self._job.unforeseen = str(error) or type(error).__name__
         self._real = iter(sampler)
 
     def __iter__(self) -> Iterator[Any]:
@@ -117,43 +164,56 @@ class _Draws:
     def __next__(self) -> Any:
         if not self._begun:
             self._begun = True
-            real = self._position.first_draw(self._real, self._shadow, self._loader, self._generators)
-            if real is not self._real:
-                self._real, self._shadow = real, None
+            self._real, self._shadow = self._place.first_draw(self._real, self._shadow)
         self._look_ahead()
         drawn = next(self._real)
-        indices = drawn if self._batched else [drawn]
+        self._draws += 1
+        self._place.drawn = max(self._place.drawn, self._place.skip + self._draws)
         if self._shadow is not None:
             if self._coming and _same(self._coming[0], drawn):
-                self._samples -= _count(self._coming.popleft(), self._batched)
+                self._samples -= self._count(self._coming.popleft())
             else:  # it draws from generators that others draw from, too
-                self._shadow, self._job.foreseen = None, False
+                self._shadow = None
+                self._job.unforeseen = "it did not draw what its copy had drawn"
                 self._coming.clear()
                 self._job.ahead.reset()
+        numbers = self._numbers(drawn)
         if self._shadow is None:
-            self._job.ahead.submit(list(indices))
-        self._job.ahead.drawn(list(indices))
+            self._job.ahead.submit(numbers)
+        self._job.ahead.drawn(numbers)
         return drawn
 
     def _look_ahead(self) -> None:
-        while self._shadow is not None and (not self._coming or self._samples < self._job.ahead.samples()):
-            coming = self._shadow.next()
-            if coming is None:
-                return
+        window = self._job.ahead.samples()
+        if self._shadow is None or (self._coming and self._samples > _REFILL * window):
+            return
+        for coming in self._shadow.next_many(window - self._samples, self._count):
             self._coming.append(coming)
-            self._samples += _count(coming, self._batched)
-            self._job.ahead.submit(list(coming) if self._batched else [coming])
+            self._samples += self._count(coming)
+            self._job.ahead.submit(self._numbers(coming))
 
+    def _numbers(self, drawn: Any) -> list[int]:
+        """The indices in what was drawn that are numbers; an iterator is not ours to draw from."""
+        indices = drawn if self._batched else [drawn]
+        if not hasattr(indices, "__len__"):
+            return []
+        try:
+            return [number for number in map(as_number, indices) if number is not None]
+        except TypeError:
+            return []
 
-def _count(batch: Any, batched: bool) -> int:
-    return len(batch) if batched else 1
+    def _count(self, batch: Any) -> int:
+        """One at the least, or a sampler of empty batches would be run for ever."""
+        return max(len(batch), 1) if self._batched and hasattr(batch, "__len__") else 1
 
 
 def _same(a: Any, b: Any) -> bool:
-    try:
+    """Whether the copy drew what the sampler drew. Anything may be an index."""
+    with contextlib.suppress(Exception):  # tensors and arrays have no one truth
         return bool(a == b)
-    except (TypeError, ValueError, RuntimeError):
-        return list(map(int, a)) == list(map(int, b))  # tensors, arrays
+    with contextlib.suppress(Exception):
+        return [*map(int, a)] == [*map(int, b)]
+    return False
 
 
 class AcceleratedLoader:
@@ -165,35 +225,36 @@ class AcceleratedLoader:
     @property
     def _index_sampler(self) -> Any:
         sampler = super()._index_sampler  # type: ignore[misc]
-        if isinstance(self.dataset, IterableDataset):  # type: ignore[attr-defined]
+        if isinstance(self.dataset, IterableDataset) or not self._ioaccel_prepare():  # type: ignore[attr-defined]
             return sampler
-        self._ioaccel_prepare()
         return _Lookahead(sampler, self)
 
-    def _ioaccel_prepare(self) -> None:
-        """Loaders are also made anew from the arguments of others: then the data set knows the cache."""
+    def _ioaccel_prepare(self) -> bool:
+        """Whether the data set knows the cache: loaders are also made anew from the arguments of others."""
         if "_ioaccel_job" not in self.__dict__:
             dataset = self.dataset  # type: ignore[attr-defined]
             settings = settings_of(dataset)
-            assert settings is not None
+            if settings is None:
+                return False
             self.__dict__["_ioaccel_job"] = Job(dataset, settings, explain=False)
             self.__dict__["_ioaccel_position"] = Position()
+        return True
 
-    def __iter__(self) -> Any:
-        self._ioaccel_prepare()
-        self._ioaccel_job.begin(self.num_workers)  # type: ignore[attr-defined]
-        with self._ioaccel_position.begin(self):
-            iterator = super().__iter__()  # type: ignore[misc]
-        iterator.__class__ = _measured(type(iterator))  # type: ignore[arg-type]
-        iterator.__dict__["_ioaccel_loader"] = self
+    def _get_iterator(self) -> Any:
+        if not self._ioaccel_prepare():
+            return super()._get_iterator()  # type: ignore[misc]
+        with begun(self) as (epoch, place):
+            iterator = super()._get_iterator()  # type: ignore[misc]
+            if isinstance(iterator, _BaseDataLoaderIter):
+                iterator.__class__ = _measured(cast("Any", type(iterator)))
+                iterator.__dict__["_ioaccel_on"] = self._ioaccel_job, epoch, place
+                _catch_up(iterator, self.dataset, place)  # type: ignore[attr-defined]
         return iterator
 
     def explain(self) -> Explanation:
         """Where prefetch knows from what samples read, and what each epoch waited for."""
         self._ioaccel_prepare()
-        job = self._ioaccel_job
-        job.collect()
-        return Explanation(job.source(), job.epochs)
+        return self._ioaccel_job.explanation(self._ioaccel_job.epochs)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands: after the last batch that was taken from it."""
@@ -203,29 +264,53 @@ class AcceleratedLoader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The next iteration goes on where the state was taken."""
         self._ioaccel_prepare()
-        self._ioaccel_position.load(state)
+        self._ioaccel_position.load(state, self)
 
     def __reduce__(self) -> Any:
         state = {k: v for k, v in self.__dict__.items() if not k.startswith("_ioaccel")}
         return _rebuilt, (type(self).__mro__[2], state)
 
 
+@contextlib.contextmanager
+def begun(loader: Any) -> Iterator[tuple[Epoch, Place]]:
+    """Around the making of an iterator over an accelerated loader."""
+    epoch = loader._ioaccel_job.begin(loader.num_workers)
+    with loader._ioaccel_position.begin(loader) as place:
+        yield epoch, place
+
+
+def _catch_up(iterator: Any, dataset: Any, place: Place) -> None:
+    """A stream has no sampler that could be moved on: what was handed out is read again, and dropped."""
+    if isinstance(dataset, IterableDataset):
+        with contextlib.suppress(StopIteration):
+            for _ in range(place.skip):
+                super(_MeasuredIterator, iterator).__next__()
+
+
 class _MeasuredIterator:
     """What is added to the class of a loader's iterator."""
 
+    _ioaccel_on: tuple[Job, Epoch, Place]
+
+    def _reset(self, loader: Any, first_iter: bool = False) -> None:
+        with begun(loader) as (epoch, place):
+            self._ioaccel_on = loader._ioaccel_job, epoch, place
+            super()._reset(loader, first_iter)  # type: ignore[misc]
+            _catch_up(self, loader.dataset, place)
+
     def __next__(self) -> Any:
-        loader = self._ioaccel_loader  # type: ignore[attr-defined]
+        job, epoch, place = self._ioaccel_on
         begun = time.perf_counter()
         try:
             batch = super().__next__()  # type: ignore[misc]
         except StopIteration:
-            loader._ioaccel_position.ended()
-            loader._ioaccel_job.end()
+            if not place.ended:
+                place.ended = True
+                job.end(epoch)
             raise
-        epoch = loader._ioaccel_job.epochs[-1]
         epoch.waited += time.perf_counter() - begun
         epoch.batches += 1
-        loader._ioaccel_position.taken()
+        place.batches += 1
         return batch
 
 

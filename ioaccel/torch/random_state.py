@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import random
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,29 +14,47 @@ import torch
 State = dict[str, Any]
 
 
-def save(generators: Iterable[torch.Generator] = ()) -> State:
+def save(generators: Iterable[Any] = ()) -> State:
     """The state of the global generators, and of these."""
     numpy = sys.modules.get("numpy")
     return {
         "torch": torch.random.get_rng_state(),
         "python": random.getstate(),
         "numpy": numpy.random.get_state() if numpy is not None else None,
-        "generators": [generator.get_state() for generator in generators],
+        "generators": [_state_of(generator) for generator in generators],
     }
 
 
-def restore(state: State, generators: Iterable[torch.Generator] = ()) -> None:
+def restore(state: State, generators: Iterable[Any] = ()) -> None:
     """Puts back what `save` found."""
     torch.random.set_rng_state(state["torch"])
     random.setstate(state["python"])
     if state["numpy"] is not None:
         sys.modules["numpy"].random.set_state(state["numpy"])
     for generator, saved in zip(generators, state["generators"], strict=False):
-        generator.set_state(saved)
+        _set_state(generator, saved)
+
+
+def _state_of(generator: Any) -> Any:
+    """Of torch's, numpy's or Python's."""
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    if hasattr(generator, "bit_generator"):
+        return copy.deepcopy(generator.bit_generator.state)
+    return generator.get_state()
+
+
+def _set_state(generator: Any, state: Any) -> None:
+    if isinstance(generator, random.Random):
+        generator.setstate(state)
+    elif hasattr(generator, "bit_generator"):
+        generator.bit_generator.state = state
+    else:
+        generator.set_state(state)
 
 
 @contextlib.contextmanager
-def preserved(generators: Iterable[torch.Generator] = ()) -> Iterator[None]:
+def preserved(generators: Iterable[Any] = ()) -> Iterator[None]:
     """Whatever is drawn inside, outside it was not."""
     generators = list(generators)
     state = save(generators)

@@ -7,17 +7,38 @@ between. It never changes a random state, nor the sampler.
 from __future__ import annotations
 
 import copy
+import itertools
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from ioaccel.torch import random_state
+from ioaccel.torch.outside import Shared, generators_outside
 
 # Attributes under which samplers keep what they draw from.
 _DATA = ("data_source", "dataset")
+
+# Of these it is known that they only look at their indices, weights and data.
+_TORCHS = (
+    BatchSampler,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 # How deep samplers stand in each other: a batch sampler, a distributed wrapper, the user's own.
 _DEPTH = 4
@@ -28,29 +49,46 @@ class Shadow:
 
     def __init__(self, sampler: Iterable[Any], generators: list[torch.Generator]) -> None:
         """May raise anything: not every sampler can be copied."""
-        self._generators = generators
+        self._generators = [*generators, *generators_outside(sampler)]
         self._state: random_state.State | None = None
-        with warnings.catch_warnings(), random_state.preserved(generators):
+        with warnings.catch_warnings(), random_state.preserved(self._generators):
             warnings.simplefilter("ignore")
-            memo: dict[int, Any] = {id(g): g for g in generators}
-            _keep_data(sampler, memo, _DEPTH)
-            self._copy = copy.deepcopy(sampler, memo)
-            self._iterator: Iterator[Any] | None = iter(self._copy)
+            if type(sampler) in (list, tuple, range):
+                copied: Any = sampler  # to iterate over it changes nothing
+            else:
+                memo: dict[int, Any] = {id(g): g for g in self._generators}
+                _keep_data(sampler, memo, _DEPTH)
+                copied = copy.deepcopy(sampler, memo)
+                if copied is sampler:
+                    raise Shared("the sampler is its own copy")
+            self._iterator: Iterator[Any] | None = iter(copied)
 
     def next(self) -> Any:
-        """The next batch, or index."""
+        """The next batch, or index; a batch is a list of its own."""
+        return next(iter(self.next_many(1, lambda _: 1)), None)
+
+    def next_many(self, wanted: int, weigh: Callable[[Any], int]) -> list[Any]:
+        """The next batches, or indices, that weigh ``wanted`` together, or one; none at the end.
+
+        To change the random states and put them back costs as much as 20 draws.
+        """
+        drawn: list[Any] = []
         if self._iterator is None:
-            return None
-        with random_state.preserved(self._generators):
+            return drawn
+        with warnings.catch_warnings(), random_state.preserved(self._generators):
+            warnings.simplefilter("ignore")
             if self._state is not None:
                 random_state.restore(self._state, self._generators)
             try:
-                batch = next(self._iterator)
+                while wanted > 0 or not drawn:
+                    batch = next(self._iterator)
+                    # Samplers may use one list again.
+                    drawn.append(list(batch) if isinstance(batch, list) else batch)
+                    wanted -= weigh(batch)
+                self._state = random_state.save(self._generators)
             except Exception:  # noqa: BLE001  # the sampler itself will raise it in its time
                 self._iterator = None
-                return None
-            self._state = random_state.save(self._generators)
-        return batch
+        return drawn
 
 
 def generators_of(loader: Any) -> list[torch.Generator]:
@@ -73,7 +111,21 @@ def generators_of(loader: Any) -> list[torch.Generator]:
 def _keep_data(thing: Any, memo: dict[int, Any], depth: int) -> None:
     """Has the copy share what samplers only look at, and what may be huge."""
     for name, value in getattr(thing, "__dict__", {}).items():
-        if name in _DATA or isinstance(value, (Dataset, DataLoader, torch.nn.Module)):
+        shared = isinstance(value, (Dataset, DataLoader, torch.nn.Module))
+        if type(thing) in _TORCHS:
+            shared = shared or name in _DATA or isinstance(value, (list, tuple, torch.Tensor))
+        elif name in _DATA:  # a data set of another library; what is made of lists may be shuffled in place
+            shared = shared or type(value).__module__.partition(".")[0] not in (
+                "builtins",
+                "numpy",
+                "collections",
+            )
+        if shared:
             memo[id(value)] = value
         elif depth:
             _keep_data(value, memo, depth - 1)
+
+
+def drop(iterator: Iterator[Any], count: int) -> None:
+    """Draws ``count`` times."""
+    next(itertools.islice(iterator, count, count), None)

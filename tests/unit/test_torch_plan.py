@@ -1,0 +1,268 @@
+"""Index -> extents: what data sets tell, what was seen, and what is done when the two disagree."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import torch_data as td
+from support import wait_for
+from torch.utils.data import ConcatDataset, Subset
+
+from ioaccel.intercept import Read
+from ioaccel.plan.ahead import Ahead
+from ioaccel.plan.reads import Reads, fingerprint
+from ioaccel.plan.told import names_of
+from ioaccel.plan.trace import Trace
+
+STORE = "ab" * 16
+
+
+def whole(url: str) -> Read:
+    return Read(STORE, url, 0, None)
+
+
+class Told(td.Numbers):
+    def __init__(self, **told: Any) -> None:
+        super().__init__(3)
+        vars(self).update(told)
+
+
+# ---- told ---------------------------------------------------------------------------------------
+
+FORMS: list[tuple[str, Any]] = [
+    ("samples", [("a", 0), ("b", 1), ("c", 0)]),
+    ("imgs", [(0, "a"), (1, "b"), (2, "c")]),
+    ("files", ["a", "b", "c"]),
+    ("paths", [Path("a"), Path("b"), Path("c")]),
+    ("urls", ("a", "b", "c")),
+    ("keys", np.array(["a", "b", "c"])),
+]
+
+
+@pytest.mark.parametrize(("attribute", "value"), FORMS)
+def test_names(attribute: str, value: Any) -> None:
+    told = names_of(Told(**{attribute: value}))
+    assert told is not None
+    names, where = told
+    assert where == attribute
+    assert [names(i) for i in range(3)] == [("a",), ("b",), ("c",)]
+
+
+NOT_NAMES: list[Any] = [None, "abc", b"abc", ["a", "b"], [1, 2, 3], {"a": 1, "b": 2, "c": 3}, iter("abc"), []]
+
+
+@pytest.mark.parametrize("number", range(len(NOT_NAMES)))
+def test_no_names(number: int) -> None:
+    assert names_of(Told(files=NOT_NAMES[number])) is None
+
+
+def test_names_of_parts() -> None:
+    first, second = Told(files=["a", "b", "c"]), Told(files=["d", "e", "f"])
+    parts: Any = Subset(ConcatDataset([Subset(first, [2, 0]), td.Numbers(2), second]), [0, 1, 2, 4, 6])
+    told = names_of(parts)
+    assert told is not None
+    assert [told[0](i) for i in range(5)] == [("c",), ("a",), (), ("d",), ("f",)]
+
+
+# ---- reads --------------------------------------------------------------------------------------
+
+
+def reads_of(dataset: Any, tmp_path: Path, given: Any = None) -> tuple[Reads, Trace]:
+    trace = Trace(str(tmp_path), "name")
+    return Reads(names_of(dataset), given, trace), trace
+
+
+@pytest.mark.parametrize(
+    ("names", "url"),
+    [
+        (["s3://b/x/a", "s3://b/x/b", "s3://b/x/c"], "s3://b/x/"),
+        (["a", "b", "c"], "s3://b/x/"),
+        (["x/a", "x/b", "x/c"], "gs://b/x/"),
+        (["/d/a", "/d/b", "/d/c"], "file:///d/"),
+        (["./a", "./b", "./c"], f"file://{os.getcwd()}/"),
+    ],
+)
+def test_one_sample_tells_of_all(names: list[str], url: str, tmp_path: Path) -> None:
+    reads, _ = reads_of(Told(files=names), tmp_path)
+    assert reads.of([0, 1]) == []
+    assert reads.learn(1, [whole(url + "b")])
+    assert reads.of([2, 0]) == [whole(url + "c"), whole(url + "a")]
+    assert not reads.learn(2, [whole(url + "c")])
+    assert "in .files: prefetch is exact" in reads.source()
+
+
+def test_a_data_set_that_reads_more_than_it_tells(tmp_path: Path) -> None:
+    reads, trace = reads_of(Told(files=["a", "b", "c"]), tmp_path)
+    both = [whole("s3://x/a"), whole("s3://x/labels")]
+    assert reads.learn(0, both)
+    assert reads.of([1]) == [whole("s3://x/b")]  # a part, until all is known
+    reads.learn(1, [whole("s3://x/b")])
+    assert not reads.exact
+    reads.record([(0, both), (1, [whole("s3://x/b")])])
+    reads.keep()
+    trace.refresh()
+    assert reads.each_of([0, 1, 2]) == [both, [whole("s3://x/b")], [whole("s3://x/c")]]
+
+
+def test_a_data_set_that_lies(tmp_path: Path) -> None:
+    for second in ("s3://x/c", "s3://x/other"):
+        reads, _ = reads_of(Told(files=["a", "b", "c"]), tmp_path)
+        reads.learn(0, [whole("s3://x/a")])
+        assert reads.exact
+        reads.learn(1, [whole(second)])
+        assert reads.rules == {}
+        assert reads.of([0, 1, 2]) == []
+        reads.learn(2, [whole("s3://x/c")])
+        assert not reads.exact
+
+
+def test_a_part_of_a_file_is_not_told_by_its_name(tmp_path: Path) -> None:
+    """Or each sample of a shard would prefetch all of it."""
+    reads, _ = reads_of(Told(samples=[("a", 5), ("a", 6), ("a", 7)]), tmp_path)
+    reads.learn(0, [Read(STORE, "s3://x/a", 5, 10)])
+    assert reads.of([0, 1]) == []
+    assert not reads.exact
+
+
+def test_what_is_given_is_looked_for_where_it_was_read(tmp_path: Path) -> None:
+    reads, _ = reads_of(
+        td.Numbers(), tmp_path, lambda indices: [[Read("", f"s3://x/{i}", 0, None)] for i in indices]
+    )
+    assert reads.of([1])[0].store == ""
+    assert reads.learn(1, [whole("s3://x/1")])
+    assert not reads.learn(2, [whole("s3://x/2")])
+    assert reads.of([5]) == [whole("s3://x/5")]
+
+
+def test_fingerprints() -> None:
+    def of(make: Callable[[], Any]) -> str:
+        assert fingerprint(make()) == fingerprint(make())
+        return fingerprint(make())
+
+    makers: list[Callable[[], Any]] = [
+        lambda: Told(root="a"),
+        lambda: Told(root="b"),
+        lambda: Told(files=["a", "b"]),
+        lambda: Told(files=["a", "c"]),
+        lambda: td.Numbers(3),
+        lambda: Subset(Told(root="a"), [0, 1]),
+        lambda: Subset(Told(root="b"), [0, 1]),
+        lambda: Subset(Told(root="b"), [0, 2]),
+        lambda: Told(root="a") + Told(root="b"),
+        lambda: td.Stream(3),
+    ]
+    assert len({of(make) for make in makers}) == len(makers)
+
+
+# ---- traces -------------------------------------------------------------------------------------
+
+
+def test_a_trace_goes_through_its_file(tmp_path: Path) -> None:
+    trace = Trace(str(tmp_path), "name")
+    trace.refresh()
+    assert not trace.known
+    assert trace.each_of([0]) == [[]]
+    trace.keep()
+    records = [
+        (n, [Read(STORE, f"s3://x/{n}/{k}", k, None if k else 5) for k in range(n % 4)]) for n in range(9000)
+    ]
+    trace.add(reversed(records))
+    trace.keep()
+    for each in (trace, Trace(str(tmp_path), "name")):
+        each.refresh()
+        assert each.each_of(range(9000)) == [reads for _, reads in records]
+        assert each.each_of([7, 2, 2, 10**6, -1]) == [records[7][1], records[2][1], records[2][1], [], []]
+    other = Trace(str(tmp_path), "other")
+    other.refresh()
+    assert not other.known
+
+
+def test_the_latest_record_counts(tmp_path: Path) -> None:
+    trace = Trace(str(tmp_path), "name")
+    trace.add([(1, [whole("a"), whole("b")]), (2, [whole("c")]), (1, [whole("d")]), (-3, [whole("e")])])
+    trace.keep()
+    assert trace.each_of([1, 2, -3]) == [[whole("d")], [whole("c")], [whole("e")]]
+    later = Trace(str(tmp_path), "name")
+    later.add([(2, [whole("f"), whole("c")])])
+    later.keep()
+    trace.refresh()
+    assert trace.each_of([1, 2]) == [[whole("d")], [whole("f"), whole("c")]]
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage", b"ARROW1\0\0", None])
+def test_a_damaged_trace_is_none(tmp_path: Path, damage: bytes | None) -> None:
+    import pyarrow as pa
+
+    trace = Trace(str(tmp_path), "name")
+    trace._path.parent.mkdir()
+    if damage is not None:
+        trace._path.write_bytes(damage)
+    else:
+        table = pa.table({"other": [1]})
+        with pa.OSFile(str(trace._path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+    trace.refresh()
+    assert not trace.known
+    trace.add([(1, [whole("a")])])
+    trace.keep()
+    assert trace.of([1]) == [whole("a")]
+    assert len(list(trace._path.parent.iterdir())) == 1
+
+
+# ---- ahead --------------------------------------------------------------------------------------
+
+
+class Store:
+    """Stands for a reader."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def missing(self, extents: Any, *, hint: bool) -> Any:
+        return [e for e in extents if e[0] not in self.asked]
+
+    def prefetch(self, extents: Any) -> None:
+        self.asked += [e[0] for e in extents]
+
+    def cached_bytes(self, extents: Any) -> int:
+        return 100 * len(list(extents))
+
+
+def test_batches_wait_until_something_is_known_and_no_longer(tmp_path: Path) -> None:
+    reads, _ = reads_of(Told(files=["a", "b", "c"]), tmp_path)
+    store, told = Store(), []
+
+    def notes() -> bool:
+        return bool(told) and reads.learn(0, told.pop())
+
+    ahead = Ahead(reads, {STORE: store}, notes)  # type: ignore[dict-item]
+    ahead.submit([0])
+    ahead.submit([1])
+    ahead.drawn([0])
+    wait_for(lambda: [batch for _, batch in ahead._waiting] == [[1]])  # the first is read already
+    told.append([whole("s3://x/a")])
+    wait_for(lambda: store.asked == ["s3://x/b"])
+    ahead.submit([2])
+    wait_for(lambda: store.asked == ["s3://x/b", "s3://x/c"])
+    ahead.drawn([1])
+    wait_for(lambda: ahead.samples() == 4096)
+    ahead.reset()
+    ahead.submit([0])
+    wait_for(lambda: store.asked[2:] == ["s3://x/a"])
+
+
+def test_a_planner_survives_what_its_readers_raise(tmp_path: Path) -> None:
+    reads, _ = reads_of(td.Numbers(), tmp_path, lambda indices: [[whole("s3://x/a")] for _ in indices])
+    store = Store()
+    store.missing = lambda *_, **__: 1 / 0  # type: ignore[method-assign,assignment]
+    ahead = Ahead(reads, {STORE: store}, lambda: False)  # type: ignore[dict-item]
+    ahead.submit([0])
+    ahead.drawn([0])
+    wait_for(lambda: ahead._drawn == 1)
+    assert ahead._thread is not None
+    assert ahead._thread.is_alive()
