@@ -220,6 +220,8 @@ def test_a_damaged_trace_is_none(tmp_path: Path, damage: bytes | None) -> None:
 class Store:
     """Stands for a reader."""
 
+    disk_seconds = 0.0
+
     def __init__(self) -> None:
         self.asked: list[str] = []
 
