@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 import ioaccel
 from bench.measure import megabytes
-from bench.torch_data import FileSamples, ObjectSamples, Urls, name
+from bench.torch_data import FileSamples, ObjectSamples, Urls, WholeFileSamples, name
 
 BATCH = 64
 WORKERS = 2
@@ -105,6 +105,24 @@ class Local(_Loaders):
 
     def dataset(self, check: bool) -> FileSamples:
         return FileSamples([f"{self.settings['files']}/{key}" for key in self.keys], check)
+
+
+class Whole(Local):
+    """The same, but samples are whole files: what `Native` hands out, and a plain loader has to send on."""
+
+    @cached_property
+    def loader(self) -> Any:
+        dataset = WholeFileSamples([f"{self.settings['files']}/{key}" for key in self.keys], check=False)
+        return DataLoader(dataset, BATCH, shuffle=True, num_workers=WORKERS, collate_fn=list)
+
+    def epoch(self) -> Figures:
+        samples = count = 0
+        loader = self.loader
+        begun = time.perf_counter()
+        for batch in loader:
+            samples += len(batch)
+            count += sum(tensor.numel() for _, tensor in batch)
+        return {"samples": samples, "bytes": count, "seconds": time.perf_counter() - begun}
 
 
 class Accelerated(_Loaders):

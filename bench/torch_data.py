@@ -60,6 +60,15 @@ class FileSamples(_Samples):
             return self.sample(index, file.read())
 
 
+class WholeFileSamples(FileSamples):
+    """Samples that are the whole of the files."""
+
+    def sample(self, index: int, data: bytes) -> Sample:
+        if self.check:
+            return index, zlib.crc32(data)
+        return len(data), torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
 class Urls(Sequence[str]):
     """The URLs of a manifest, each made when it is asked for: a million strings would take 100 MB."""
 

@@ -18,6 +18,7 @@ KINDS = {
     "accelerate": "bench.torch_arms:Accelerated",
     "loader": "bench.torch_arms:Native",
     "local": "bench.torch_arms:Local",
+    "whole": "bench.torch_arms:Whole",
 }
 CACHED = ("accelerate", "loader")
 # At 36-80 samples a second, 5 seconds: four batches for the two workers.

@@ -68,6 +68,11 @@ class Reads:
         each = self._trace.each_of(indices)
         return [reads or self._by_rule(i) for i, reads in zip(indices, each, strict=True)] if ruled else each
 
+    @property
+    def known(self) -> bool:
+        """Whether it is known of most samples what they read."""
+        return self._given is not None or bool(self.exact and self.rules) or self._trace.known
+
     def _by_rule(self, index: int) -> list[Read]:
         assert self._told is not None
         assert self.rules is not None
