@@ -169,6 +169,9 @@ class Fetcher:
         While blocks pass through, they are fetched in waves of what an answer can hold in transit,
         and what is beyond that is deferred.
         """
+        for item in items:
+            if item.known is not None and item.known.size == 0 and not item.blocks:
+                self._keep_empty(item, terms.session)
         todo = [item for item in items if not _settled(item)]
         passed = 0
         while todo:
@@ -224,6 +227,14 @@ class Fetcher:
             item.restart()
             return []
         return lacking
+
+    def _keep_empty(self, item: Item, session: Session) -> None:
+        """Has the index know an object of which there is nothing to fetch: reading it again asks nobody."""
+        known, target = item.known, item.target
+        assert known is not None
+        if self._cached(item, 0) is None and known.version is not None:
+            block = Block(block_of(target.base, 0), target.url, known.version, 0, 0, known.checked_ms)
+            self._space.store(block, b"", 0, session)
 
     def _cached(self, item: Item, number: int) -> bytes | None:
         """The location of a block that is in the cache, sound and of the right version."""

@@ -285,7 +285,7 @@ class _MapProxy(_Proxy):
         finally:
             worker.scope.held.clear()
             worker.scope.reads.clear()
-            worker.report(time.perf_counter() - begun, now=not worker.calm)
+            worker.report(time.perf_counter() - begun, now=True)
 
     @staticmethod
     def _ioaccel_share(worker: _Worker, indices: Sequence[Any]) -> None:

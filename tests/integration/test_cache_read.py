@@ -173,3 +173,16 @@ def test_odd_keys(cache: Cache, s3: SeaweedS3, bucket: str) -> None:
     assert sorted(cache.manifest(f"s3://{bucket}/")["key"].to_pylist()) == sorted(keys)
     for key, url in zip(keys, odd.urls, strict=True):
         assert cache.evict(url).bytes == odd.sizes[key]
+
+
+def test_an_empty_object_that_was_listed_first_is_a_hit_from_its_second_read_on(
+    s3: SeaweedS3, tmp_path: Path
+) -> None:
+    bucket = "cache-read-empty"
+    s3.create_bucket(bucket)
+    s3.put(bucket, "d/empty", b"")
+    for session in range(2):
+        with ioaccel.connect(tmp_path, "10MB", s3.storage_options) as cache:
+            cache.manifest(f"s3://{bucket}/d/", refresh=True)
+            assert cache.read(f"s3://{bucket}/d/empty") == b""
+            assert cache._reader.hit(f"s3://{bucket}/d/empty", 0, None) == b"", session
