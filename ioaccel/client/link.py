@@ -138,6 +138,10 @@ class Link:
         except (wire.Disconnected, OSError) as error:
             raise EngineLost(str(error) or type(error).__name__) from error
 
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # not all was made
+            self.close()
+
     def close(self) -> None:
         """Hangs up. To be called in the process that made the link, or in a child that inherited it."""
         self._closed = True

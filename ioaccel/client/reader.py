@@ -88,8 +88,7 @@ class Reader:
         self._sources: dict[str, SourceSpec] = {}
         self._ring = Keyring()
         self._closed = False
-        self._derived: list[Reader] = []  # closed together with this one
-        self.waited_seconds = 0.0  # for what was not cached; threads that wait together count together
+        self._derived: dict[str, Reader] = {}  # by their options; closed together with this one
         for spec in (sources or {}).values():
             self._add(spec)
         self._reset()
@@ -103,6 +102,7 @@ class Reader:
         self._backoff = Backoff()
         self.direct = DirectReader(self.spec_of)
         self._complained = False
+        self.waited_seconds = 0.0  # for what was not cached; threads that wait together count together
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -124,11 +124,10 @@ class Reader:
         return self.adopt(Reader(config, self.session, self.started_ms, self.timeout))
 
     def adopt(self, reader: Reader) -> Reader:
-        """Closes another reader of the same cache together with this one."""
+        """A reader of the same cache that closes together with this one: the first with its options."""
         with self._lock:
             reader._closed = self._closed
-            self._derived.append(reader)
-        return reader
+            return self._derived.setdefault(repr(reader.config.storage_options), reader)
 
     def begin_session(self) -> None:
         """From now on, what the store said before counts only with ``max_age`` or ``immutable``."""
@@ -145,8 +144,8 @@ class Reader:
         with self._lock:
             self._closed = True
             self._drop()
-            derived, self._derived = self._derived, []
-        for reader in derived:
+            derived, self._derived = self._derived, {}
+        for reader in derived.values():
             reader.close()
 
     # ---- names ----------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ class Session:
     touched: set[int] = field(default_factory=set)  # positions in the generation table
     _roots: dict[str, dict[str, str]] = field(default_factory=dict)  # bucket -> first part -> root
     _boards: dict[str, list[bytes]] = field(default_factory=dict)
+    _notes_bytes: int = 0
     _last_root: tuple[str, ...] = ()
     _lock: threading.Lock = field(default_factory=threading.Lock)  # several clients ask at once
 
@@ -96,14 +97,16 @@ class Session:
     def post(self, board: str, note: bytes) -> None:
         """Keeps a note until it is collected, or the session ends."""
         with self._lock:
-            notes = self._boards.setdefault(board, [])
-            if sum(map(len, notes)) + len(note) <= _MOST_NOTES_BYTES:
-                notes.append(note)
+            if self._notes_bytes + len(note) <= _MOST_NOTES_BYTES:
+                self._boards.setdefault(board, []).append(note)
+                self._notes_bytes += len(note)
 
     def collect(self, board: str) -> list[bytes]:
         """The notes on a board, which is empty afterwards."""
         with self._lock:
-            return self._boards.pop(board, [])
+            notes = self._boards.pop(board, [])
+            self._notes_bytes -= sum(map(len, notes))
+            return notes
 
     def reads_below(self, prefix: str) -> bool:
         """Whether a segment whose URLs all begin with ``prefix`` may hold what the session reads."""

@@ -5,7 +5,3 @@ directories, come from the cache. Each shim asks first whether it is inside a sc
 original function with the original arguments whenever it is not, or when the cache cannot serve the
 read, whatever the reason: so results and errors stay those of the program without ioaccel.
 """
-
-from ioaccel.intercept.scope import Read, Scope, current
-
-__all__ = ["Read", "Scope", "current"]

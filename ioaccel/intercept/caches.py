@@ -9,7 +9,8 @@ from typing import Any
 
 from ioaccel.client.cache import Cache
 from ioaccel.client.file import BUFFER_SIZE, BufferedObjectFile
-from ioaccel.intercept.scope import WHOLE_BYTES, Read, Scope, current
+from ioaccel.intercept.reads import Read
+from ioaccel.intercept.scope import WHOLE_BYTES, Scope, current
 from ioaccel.intercept.served import RangesFile
 
 
@@ -54,9 +55,7 @@ def _opening(original: Callable[..., BufferedObjectFile]) -> Callable[..., Buffe
             _note(scope, self, raw.name)
             return file
         target = scope.target_of(self._reader, raw.name.partition("://")[0])
-        return BufferedObjectFile(
-            RangesFile(scope, target, raw.name, raw.name, raw.size, raw._version), BUFFER_SIZE
-        )
+        return BufferedObjectFile(RangesFile(target, raw.name, raw.name, raw.size, raw._version), BUFFER_SIZE)
 
     return method
 

@@ -18,7 +18,8 @@ from fsspec.compression import compr
 from fsspec.core import OpenFile, get_compression, has_magic
 from fsspec.implementations.local import make_path_posix
 
-from ioaccel.intercept.scope import Scope, Target, current
+from ioaccel.intercept.reads import Target
+from ioaccel.intercept.scope import Scope, current
 from ioaccel.sources.urls import OBJECT_SCHEMES
 
 # File systems whose files are in this process or on this machine, or which read through another one, that
@@ -246,6 +247,9 @@ def _fsspec_open(urlpath: Any, mode: str = "rb", **kwargs: Any) -> Any:
     return _original_fsspec_open(urlpath, mode, **kwargs)
 
 
+# Options that are new with every call (a session, a token) would make as many readers.
+_MOST_OPTIONS = 32
+
 # What is not for the file system among the arguments of `fsspec.open`.
 _ARGUMENTS = frozenset({"compression", "encoding", "errors", "protocol", "newline", "expand"})
 
@@ -255,6 +259,8 @@ def _quick_target(scope: Scope, scheme: str, options: dict[str, Any]) -> Target 
     for known, said, target in scope.quick:
         if known == scheme and said == options:
             return target
+    if len(scope.quick) >= _MOST_OPTIONS:
+        return None
     target = _store(scope, scheme, {**fsspec.config.conf.get(scheme, {}), **options})
     scope.quick.append((scheme, dict(options), target))
     return target

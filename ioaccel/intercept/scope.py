@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from ioaccel.client.file import BUFFER_SIZE, BufferedObjectFile
 from ioaccel.client.reader import Reader, TooLong
 from ioaccel.errors import RangeError
+from ioaccel.intercept.reads import Ledger, Read, Target, local
 from ioaccel.intercept.served import RangesFile, WholeFile
 from ioaccel.sources import split
 from ioaccel.sources.urls import canonical
@@ -25,55 +25,33 @@ log = logging.getLogger("ioaccel")
 WHOLE_BYTES = 4 << 20
 
 
-# Pieces of large objects that one batch reads ahead: beyond this each read asks for its own.
+# What one batch reads ahead and holds in memory: beyond this it is only asked for.
 _AHEAD_BYTES = 64 << 20
 
 
-class Read(NamedTuple):
-    """One extent that was read: ``store`` is the identity of its store, in hexadecimal."""
-
-    store: str
-    url: str
-    offset: int
-    length: int | None
-
-
-class Target(NamedTuple):
-    """A store, as the program reaches it."""
-
-    store: str
-    reader: Reader
-
-
-class Scope:
-    """Serves the reads of the thread that has entered it.
-
-    ``reads`` grows by what was read, in order; ``seconds`` by the time that it took. One thread at a time.
-    """
+class Scope(Ledger):
+    """Serves the reads of the thread that has entered it, and takes note of them. One thread at a time."""
 
     def __init__(self, reader: Reader, directories: Iterable[str | os.PathLike[str]] = ()) -> None:
+        super().__init__()
         self._reader = reader
         self._directories = tuple(os.path.join(os.path.abspath(d), "") for d in directories)
         self._targets: dict[tuple[str, str], Target] = {}  # by scheme and options
         self.file_systems: dict[str, Target | None] = {}  # by fsspec's token
         self.quick: list[tuple[str, dict[str, Any], Target | None]] = []  # asked of fsspec.open
         self.stores: dict[str, Reader] = {}  # by identity
-        self.reads: list[Read] = []
         self.held: dict[tuple[str, str], memoryview] = {}  # whole objects read ahead, by store and URL
-        self.seconds = 0.0
+        self._typical_bytes = float(1 << 20)  # of objects, until some were seen
         self.refused: dict[str, str] = {}  # why reads were left to the original, by what was read
-        install(files=bool(self._directories))
 
     def __enter__(self) -> Self:
-        _local.scopes = [*getattr(_local, "scopes", ()), self]
-        _local.scope = self
+        local.ledgers = (*local.ledgers, self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _local.scopes.pop()
-        _local.scope = _local.scopes[-1] if _local.scopes else None
+        local.ledgers = local.ledgers[:-1]
 
     # ---- where ----------------------------------------------------------------------------------
 
@@ -112,7 +90,7 @@ class Scope:
                 return WholeFile(data, name, path)
             size, version = data
             return BufferedObjectFile(
-                RangesFile(self, target, canonical(url), name, size, version, path), BUFFER_SIZE
+                RangesFile(target, canonical(url), name, size, version, path), BUFFER_SIZE
             )
         except Exception as error:  # noqa: BLE001  # the original function will say it in its own words
             self.refuse(url, error)
@@ -189,11 +167,13 @@ class Scope:
         self, store: str, reader: Reader, missing: Sequence[tuple[str, int, int | None]]
     ) -> None:
         whole = [url for url, offset, length in missing if offset == 0 and length is None]
+        most = max(8, int(_AHEAD_BYTES / self._typical_bytes))
+        if whole[most:]:
+            reader.prefetch([(url, 0, None) for url in whole[most:]])
         if whole:
-            self.held.update(
-                ((store, url), data)
-                for url, data in zip(whole, reader.read_all_small(whole, WHOLE_BYTES), strict=True)
-            )
+            batch = reader.read_all_small(whole[:most], WHOLE_BYTES)
+            self._typical_bytes = max(1.0, batch.nbytes / len(batch))
+            self.held.update(((store, url), data) for url, data in zip(whole, batch, strict=False))
         pieces = [extent for extent in missing if extent[2] is not None]
         if pieces and sum(length or 0 for _, _, length in pieces) <= _AHEAD_BYTES:
             reader.read_batch(pieces)  # they are cached now, or pass through once more
@@ -204,25 +184,7 @@ class Scope:
             self.refused.setdefault(what, str(why))
 
 
-class _Local(threading.local):
-    scope: Scope | None = None
-    scopes: list[Scope]
-
-
-_local = _Local()
-
-
 def current() -> Scope | None:
     """The scope that this thread is in."""
-    return _local.scope
-
-
-def install(*, files: bool) -> None:
-    """Puts the shims in place, once in a process: they do nothing outside a scope."""
-    from ioaccel.intercept import caches, filesystems
-    from ioaccel.intercept import files as opened
-
-    filesystems.install()
-    caches.install()
-    if files:
-        opened.install()
+    ledgers = local.ledgers
+    return ledgers[-1] if ledgers else None  # type: ignore[return-value]  # none but scopes are entered

@@ -6,12 +6,10 @@ import errno
 import io
 import os
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from ioaccel.client.file import ObjectFile
-
-if TYPE_CHECKING:
-    from ioaccel.intercept.scope import Scope, Target
+from ioaccel.intercept.reads import Read, Target, open_ledger
 
 
 class _Descriptor:
@@ -92,11 +90,10 @@ def _reopened(data: bytes, name: str, path: str | None, position: int) -> WholeF
 
 
 class RangesFile(ObjectFile):
-    """A large object, of which the scope is told what was read."""
+    """A large object, of which is noted what was read."""
 
     def __init__(
         self,
-        scope: Scope,
         target: Target,
         url: str,
         name: str,
@@ -105,7 +102,6 @@ class RangesFile(ObjectFile):
         path: str | None = None,
     ) -> None:
         super().__init__(target.reader, url, size, version)
-        self._scope = scope
         self.name = name
         self._store = target.store
         self._path = path
@@ -124,10 +120,11 @@ class RangesFile(ObjectFile):
         return data
 
     def _note(self, start: int, count: int, begun: float) -> None:
-        from ioaccel.intercept.scope import Read
-
-        reads = self._scope.reads
-        self._scope.seconds += perf_counter() - begun
+        ledger = open_ledger()  # of whoever reads now: the file may be older
+        if ledger is None:
+            return
+        reads = ledger.reads
+        ledger.seconds += perf_counter() - begun
         if not count:
             return
         stop = start + count

@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from ioaccel.client.reader import Reader
-from ioaccel.intercept import Read
+from ioaccel.intercept.reads import Read
 from ioaccel.plan.reads import Reads
 
 log = logging.getLogger("ioaccel")
@@ -90,9 +90,15 @@ class Ahead:
     def _put(self, number: int, indices: Sequence[int], *, drawn: bool) -> None:
         self._queue.put((self._round, number, indices, drawn))
         with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="ioaccel-ahead", daemon=True)
-                self._thread.start()
+            if self._thread is not None:
+                return
+            thread = threading.Thread(target=self._run, name="ioaccel-ahead", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # no more threads: without prefetch, then
+                log.debug("prefetch: %s", error)
+            else:
+                self._thread = thread
 
     def reset(self) -> None:
         """Forgets what was submitted and not yet asked for: another epoch begins."""
@@ -172,7 +178,7 @@ class Ahead:
 
     def _look_at_disks(self) -> None:
         """What had to be waited for is not in memory: what comes is to be read ahead, batch by batch."""
-        disk = sum(reader.disk_seconds for reader in self._stores.values())
+        disk = sum(reader.disk_seconds for reader in list(self._stores.values()))
         if disk != self._disk_seconds:
             self._disk_seconds, self._calm = disk, 0
 
@@ -219,24 +225,27 @@ class Ahead:
 # A child must not inherit a lock that the thread held, deep in a library: forks wait until it rests.
 _planners: weakref.WeakSet[Ahead] = weakref.WeakSet()
 _forking: list[Any] = []
+_fork_lock = threading.Lock()  # two threads may fork at once
 
 
 def _before() -> None:
-    _forking[:] = list(_planners)
-    for planner in _forking:
+    _fork_lock.acquire()
+    for planner in list(_planners):
         planner._before_fork()
+        _forking.append(planner)
 
 
 def _after_in_parent() -> None:
-    for planner in _forking:
-        planner._after_fork()
-    _forking.clear()
+    while _forking:
+        _forking.pop()._after_fork()
+    _fork_lock.release()
 
 
 def _after_in_child() -> None:
-    for planner in _forking:
-        planner._in_child()
-    _forking.clear()
+    global _fork_lock  # noqa: PLW0603  # the parent holds it
+    _fork_lock = threading.Lock()
+    while _forking:
+        _forking.pop()._in_child()
 
 
 os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ioaccel.intercept import Read
+from ioaccel.intercept.reads import Read
 from ioaccel.plan.told import Names
 from ioaccel.plan.trace import Trace
 
@@ -43,11 +43,13 @@ class Reads:
         trace: Trace,
         rules: dict[int, Rule] | None = None,
         exact: bool | None = None,
+        count: int = 0,
     ) -> None:
         self._told = told[0] if told else None
         self._attribute = told[1] if told else ""
         self._given = given
         self._trace = trace
+        self._count = count  # of samples
         self.rules = rules  # by position among the names of an entry; empty: they say nothing
         self._stores: dict[str, str] = {}  # scheme -> the store that it was read from
         # Whether the rules alone say all that is read; None if no sample was read yet.
@@ -69,9 +71,13 @@ class Reads:
         return [reads or self._by_rule(i) for i, reads in zip(indices, each, strict=True)] if ruled else each
 
     @property
+    def _mostly_recorded(self) -> bool:
+        return self._trace.samples > self._count / 2
+
+    @property
     def known(self) -> bool:
         """Whether it is known of most samples what they read."""
-        return self._given is not None or bool(self.exact and self.rules) or self._trace.known
+        return self._given is not None or bool(self.exact and self.rules) or self._mostly_recorded
 
     def _by_rule(self, index: int) -> list[Read]:
         assert self._told is not None

@@ -21,7 +21,10 @@ def names_of(dataset: Any) -> tuple[Names, str] | None:
     Looks through torch's ``Subset`` and ``ConcatDataset``. What it finds is a guess: an attribute of the
     right name and length may be anything.
     """
-    inner = _view_of(dataset)
+    try:
+        inner = _view_of(dataset)
+    except Exception:  # noqa: BLE001  # as below
+        inner = None
     if inner is not None:
         return inner
     for attribute in ATTRIBUTES:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ioaccel.formats.tables import numbers
-from ioaccel.intercept import Read
+from ioaccel.intercept.reads import Read
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,6 +37,7 @@ class Trace:
         self._seen = (0, 0)  # inode and time of the table that is mapped
         self._table: pa.Table | None = None
         self._index: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self.samples = 0  # of so many something was recorded
         self._rows: list[tuple[int, int, Read]] = []  # number of the record, index, read
         self._batches: list[pa.RecordBatch] = []
         self._records = 0
@@ -63,6 +64,7 @@ class Trace:
             if table.column_names == _COLUMNS and table.num_rows:
                 self._table = table.combine_chunks()
                 self._index = numbers(self._table["index"].chunk(0))
+                self.samples = int(np.count_nonzero(np.diff(self._index))) + 1
 
     def of(self, indices: Sequence[int]) -> list[Read]:
         """What these samples read, in order."""

@@ -160,8 +160,9 @@ class Governor:
         timed_out: bool,
     ) -> StoreError:
         kind = StoreTimeoutError if timed_out else StoreError
+        what = why if why.startswith(url) else f"{url}: {why}"
         return kind(
-            f"{url}: {why}; check that the store is reachable and not overloaded",
+            f"{what}; check that the store is reachable and not overloaded",
             url=url,
             range=range,
             attempts=attempts,
@@ -208,6 +209,9 @@ class Governor:
         """Compares the window that ends with the one before it; the caller holds the lock."""
         rate = self._window_bytes / (now - self._window_start)
         latency = self._window_seconds / self._window_count
+        if self._window_bytes == 0:  # answers without contents tell nothing of what the store can bring
+            self._new_window(now)
+            return
         if self.limit >= LARGEST_LIMIT:
             self._starting = False  # the last step was worth it, as far as anybody can tell
         if self._full:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -11,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from ioaccel.client.cache import Cache, connect
 from ioaccel.client.default import default_cache
+from ioaccel.client.shared import Settings as Connect
 from ioaccel.errors import ConfigError
-from ioaccel.intercept import Read
+from ioaccel.intercept.reads import Read
 from ioaccel.plan.reads import fingerprint
 from ioaccel.torch.dataset import Settings, settings_of, wrap
 from ioaccel.torch.lookahead import accelerated
@@ -64,16 +67,33 @@ def accelerate(
     if settings is None:
         if isinstance(paths, (str, os.PathLike)):
             raise ConfigError(f"paths is a list of directories, not {paths!r}; put it into a list")
+        directories = [os.fspath(path) for path in paths]
+        for path in directories:
+            if not os.path.isdir(path):
+                raise ConfigError(f"paths: {path} is no directory; name one whose files the data set opens")
         if cache is None:
-            cache = connect(**connect_options) if connect_options else _cache_of(inner)
-        settings = Settings(
-            cache._reader, [os.fspath(p) for p in paths], _extents(inner, extents), fingerprint(inner)
-        )
+            cache = _connected(connect_options) if connect_options else _cache_of(inner)
+        settings = Settings(cache._reader, directories, _extents(inner, extents), fingerprint(inner))
+        settings.cache = cache
         settings.batched = extents is None and settings.extents is not None
         inner = wrap(inner, settings)
     if not isinstance(data, DataLoader):
         return cast("T", inner)
     return cast("T", accelerated(data, inner, settings, explain))
+
+
+def _connected(options: dict[str, Any]) -> Cache:
+    """One cache for the same settings, as long as a loader or data set uses it."""
+    if unknown := options.keys() - {field.name for field in dataclasses.fields(Connect)}:
+        raise TypeError(f"accelerate() got an unexpected argument {min(unknown)!r}; see ioaccel.connect, too")
+    key = Connect(**options).key()
+    cache = _caches.get(key)
+    if cache is None or cache._reader._closed:
+        cache = _caches[key] = connect(**options)
+    return cache
+
+
+_caches: weakref.WeakValueDictionary[str, Cache] = weakref.WeakValueDictionary()
 
 
 def _cache_of(dataset: Any) -> Cache:

@@ -17,8 +17,11 @@ from typing import Any, cast
 import msgspec
 from torch.utils.data import ChainDataset, ConcatDataset, Dataset, IterableDataset, Subset
 
+from ioaccel.client.cache import Cache
 from ioaccel.client.reader import Reader
-from ioaccel.intercept import Read, Scope
+from ioaccel.intercept.install import serving
+from ioaccel.intercept.reads import Read
+from ioaccel.intercept.scope import Scope
 from ioaccel.plan.reads import Reads, Rule
 from ioaccel.plan.told import names_of
 from ioaccel.plan.trace import Trace
@@ -40,6 +43,7 @@ class Note(msgspec.Struct, array_like=True):
     stores: dict[str, bytes]  # readers that are new, by the identity of their stores
     reads: list[tuple[int, list[Read]]]  # by index
     samples: int
+    served: int  # reads
     reading: float  # seconds of all that follow
     store: float
     disk: float
@@ -60,6 +64,7 @@ class Settings:
         self.reader = reader
         self.paths = tuple(os.path.abspath(path) for path in paths)
         self.extents = extents
+        self.cache: Cache | None = None  # kept open as long as this is
         self.batched = False  # the data set itself reads a batch in one call
         self.name = name  # of the data set, from run to run, as it was when it was accelerated
         self.board = uuid.uuid4().hex  # where workers leave notes
@@ -72,11 +77,15 @@ class Settings:
         trace = Trace(self.reader.config.directories[0], self.name)
         trace.refresh()
         given = functools.partial(self.extents, self) if self.extents is not None else None
-        return Reads(names_of(dataset), given, trace, self.rules, self.exact)
+        try:
+            count = len(dataset)
+        except Exception:  # noqa: BLE001  # a stream, or a stranger's class
+            count = 0
+        return Reads(names_of(dataset), given, trace, self.rules, self.exact, count)
 
     def scope(self) -> Scope:
         """For one thread."""
-        scope = Scope(self.reader, self.paths)
+        scope = serving(self.reader, self.paths)
         scope.stores = self.stores
         return scope
 
@@ -93,6 +102,7 @@ class _Worker:
         self._expected: dict[int, list[Read]] = {}
         self._records: list[tuple[int, list[Read]]] = []
         self._samples = 0
+        self._served = 0
         self._code = 0.0
         self._reported = time.monotonic()
         self._waited = (0.0, 0.0)
@@ -124,23 +134,26 @@ class _Worker:
 
     def take(self, index: Any) -> bool:
         """Notes what the sample has read since the last call; whether the others should be looked after."""
-        if self.calm:
+        if self.calm and self._waits() == self._store_seconds:
+            self._served += len(self.scope.reads)
             self.scope.reads.clear()
             self._samples += 1
-            return self._waits() != self._store_seconds
+            return False
+        woken, self.calm = self.calm, False
         reads, self.scope.reads = list(dict.fromkeys(self.scope.reads)), []
         self._samples += 1
+        self._served += len(reads)
         number = as_number(index)
         if number is None or not reads:
-            return False
+            return woken
         taught = self.reads.learn(number, reads)
         if taught or (not self.reads.exact and self._expected.get(number) != reads):
             self._records.append((number, reads))
-        return taught
+        return taught or woken
 
     def _waits(self) -> float:
         """Seconds that this process has waited for stores."""
-        return sum(reader.waited_seconds for reader in self.scope.stores.values())
+        return sum(reader.waited_seconds for reader in list(self.scope.stores.values()))
 
     def report(self, seconds: float, *, now: bool) -> None:
         """Adds the seconds that samples took, reading included; and tells, or ``now`` at the latest."""
@@ -167,6 +180,7 @@ class _Worker:
             new,
             self._records,
             self._samples,
+            self._served,
             reading,
             # A view that is made anew counts from zero.
             max(0.0, store - before[0]),
@@ -176,7 +190,7 @@ class _Worker:
         )
         self._told_stores |= new.keys()
         self._told_refused |= refused.keys()
-        self._records, self._samples, self._code = [], 0, 0.0
+        self._records, self._samples, self._served, self._code = [], 0, 0, 0.0
         self._reported = time.monotonic()
         reader.post(self._settings.board, msgspec.msgpack.encode(note))
 
@@ -264,8 +278,9 @@ class _MapProxy(_Proxy):
         begun = time.perf_counter()
         known = hasattr(indices, "__len__")  # an iterator is the data set's to draw from
         try:
+            order = list(indices) if known else []
             if known:
-                worker.ahead(indices)
+                worker.ahead(order)
             many = getattr(inner, "__getitems__", None)
             # torch's own calls the data set one by one, unless that has a method for many.
             if type(inner) is Subset and not callable(getattr(inner.dataset, "__getitems__", None)):
@@ -280,7 +295,7 @@ class _MapProxy(_Proxy):
                 for position, index in enumerate(indices):
                     samples.append(inner[index])
                     if worker.take(index) and known:
-                        worker.ahead(indices[position + 1 :])
+                        worker.ahead(order[position + 1 :])
                 return samples
         finally:
             worker.scope.held.clear()
@@ -304,23 +319,31 @@ class _IterableProxy(_Proxy):
         worker = self._ioaccel_worker()
         with worker.scope:
             samples = iter(self._ioaccel_inner)
-        return _stream(worker, samples)
+        return _Stream(worker, samples)
 
 
-def _stream(worker: _Worker, samples: Iterator[Any]) -> Iterator[Any]:
-    try:
-        while True:
-            begun = time.perf_counter()
+class _Stream:
+    """The samples of a stream. No generator: one that raised is over, and a stream may go on."""
+
+    def __init__(self, worker: _Worker, samples: Iterator[Any]) -> None:
+        self._worker = worker
+        self._samples = samples
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        worker, begun, over = self._worker, time.perf_counter(), True
+        try:
             with worker.scope:
-                try:
-                    sample = next(samples)
-                except StopIteration:
-                    return
-            worker.take(None)
-            worker.report(time.perf_counter() - begun, now=False)
-            yield sample
-    finally:
-        worker.report(0.0, now=True)
+                sample = next(self._samples)
+            over = False
+            return sample
+        finally:
+            if not over:
+                worker.take(None)
+            worker.scope.reads.clear()
+            worker.report(time.perf_counter() - begun, now=over)
 
 
 class _Workers(threading.local):

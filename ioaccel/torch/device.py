@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,8 +53,10 @@ def _each_tensor(batch: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> 
         return change(batch)
     if isinstance(batch, TensorBatch):
         return TensorBatch(change(batch.buffer), batch.lengths)
-    if isinstance(batch, dict):
-        return type(batch)((key, _each_tensor(value, change)) for key, value in batch.items())
+    if isinstance(batch, Mapping):
+        made: Any = copy.copy(batch)
+        made.update({key: _each_tensor(value, change) for key, value in batch.items()})
+        return made
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(_each_tensor(value, change) for value in batch))
     if isinstance(batch, (list, tuple)):
@@ -74,22 +77,41 @@ def pinned_array(size: int) -> npt.NDArray[np.uint8]:
     return torch.empty(size, dtype=torch.uint8, pin_memory=pin).numpy()
 
 
-def moved_ahead(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
-    """The batches on ``device``; each is copied while the one before it is used."""
-    if device.type != "cuda":
-        yield from (_each_tensor(batch, lambda t: t.to(device)) for batch in batches)
-        return
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    waiting: tuple[Any, Any, Any] | None = None
-    for batch in batches:
+class MovedAhead:
+    """The batches on ``device``; on a GPU, each is copied while the one before it is used.
+
+    An error in place of a batch is raised in its place.
+    """
+
+    def __init__(self, batches: Iterator[Any], device: torch.device) -> None:
+        self._batches = batches
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._waiting: tuple[Any, Any, Any] | None = None
+        self._error: Exception | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if self._stream is None:
+            return _each_tensor(next(self._batches), lambda t: t.to(self._device))
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        now = self._waiting or self._pull(self._stream)
+        self._waiting = None
+        try:
+            self._waiting = self._pull(self._stream)
+        except Exception as error:  # noqa: BLE001  # the next call's, StopIteration among them
+            self._error = error
+        return _arrived(now, self._device)
+
+    def _pull(self, stream: Any) -> tuple[Any, Any, Any]:
+        batch = next(self._batches)
         with torch.cuda.stream(stream):
-            moved = _each_tensor(batch, lambda t: t.to(device, non_blocking=True))
-            copied = stream.record_event()
-        if waiting is not None:
-            yield _arrived(waiting, device)
-        waiting = moved, copied, batch  # the source must live until it is copied
-    if waiting is not None:
-        yield _arrived(waiting, device)
+            moved = _each_tensor(batch, lambda t: t.to(self._device, non_blocking=True))
+            return moved, stream.record_event(), batch  # which must live until it is copied
 
 
 def _arrived(waiting: tuple[Any, Any, Any], device: torch.device) -> Any:

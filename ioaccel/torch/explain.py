@@ -14,6 +14,7 @@ class Epoch:
 
     batches: int = 0
     samples: int = 0  # that workers have reported
+    served: int = 0  # reads of theirs that came from the cache
     waited: float = 0.0
     workers: int = 1
     store: float = 0.0  # waiting for what was not cached

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 import torch
@@ -16,11 +13,12 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 from ioaccel.client.cache import Cache
 from ioaccel.errors import ConfigError
 from ioaccel.torch.accelerate import accelerate
-from ioaccel.torch.device import TensorBatch, moved_ahead, pinned
+from ioaccel.torch.device import MovedAhead, TensorBatch, pinned
 from ioaccel.torch.explain import Epoch, Explanation
-from ioaccel.torch.lookahead import begun
+from ioaccel.torch.lookahead import Job, begun
 from ioaccel.torch.native import ObjectDataset
 from ioaccel.torch.resume import Place
+from ioaccel.torch.threads import InThreads
 
 # Reading needs few threads: one fills its buffer with two cores already. More serve transforms, of which
 # those that decode images let go of the GIL.
@@ -58,9 +56,11 @@ class Loader:
         drop_last: bool = False,
         timeout: float = 0,
         worker_init_fn: Callable[[int], None] | None = None,
-        *,
+        multiprocessing_context: Any = None,  # noqa: ARG002  # of processes, and there are none
         generator: torch.Generator | None = None,
-        prefetch_factor: int = 2,
+        *,
+        prefetch_factor: int | None = 2,
+        persistent_workers: bool = False,  # noqa: ARG002  # a thread starts in no time
         device: torch.device | str | None = None,
         cache: Cache | None = None,
         paths: Sequence[str] = (),
@@ -74,6 +74,7 @@ class Loader:
             )
         if num_workers is not None and num_workers < 0:
             raise ConfigError(f"num_workers is a number of threads of at least 0, not {num_workers}")
+        prefetch_factor = 2 if prefetch_factor is None else prefetch_factor
         if prefetch_factor < 1:
             raise ConfigError(f"prefetch_factor is at least 1, not {prefetch_factor}")
         self._plain = accelerate(
@@ -99,6 +100,7 @@ class Loader:
         self.device = torch.device(device) if device is not None else None
         self.pin_memory = pin_memory
         self._init = worker_init_fn
+        self._plain.__dict__["_ioaccel_threads"] = self.num_workers > 0
         self._ahead = prefetch_factor * max(1, self.num_workers)
         self._load = self._load_tensors if self._reads_tensors(collate_fn) else self._load_samples
 
@@ -114,64 +116,17 @@ class Loader:
         return len(self._plain)
 
     def __iter__(self) -> Iterator[Any]:
-        batches = self._batches()
-        return moved_ahead(batches, self.device) if self.device is not None else batches
-
-    def _batches(self) -> Iterator[Any]:
         plain: Any = self._plain
         with begun(plain) as (epoch, place):
             draws = iter(plain._index_sampler)
             # As a DataLoader does, so that the same seed gives the same order.
             torch.empty((), dtype=torch.int64).random_(generator=plain.generator)
-        batches = self._in_threads(draws) if self.num_workers else map(self._load, draws)
-        return self._measured(batches, epoch, place)
-
-    def _measured(self, batches: Iterator[Any], epoch: Epoch, place: Place) -> Iterator[Any]:
-        while True:
-            begun = time.perf_counter()
-            try:
-                batch = next(batches)
-            except StopIteration:
-                place.ended = True
-                self._plain._ioaccel_job.end(epoch)  # type: ignore[attr-defined]
-                return
-            epoch.waited += time.perf_counter() - begun
-            epoch.batches += 1
-            place.batches += 1
-            yield batch
-
-    def _in_threads(self, draws: Iterator[Any]) -> Iterator[Any]:
-        """The batches in order, some of them on their way in threads that end with the epoch."""
-        names = iter(range(self.num_workers))
-        begin = self._init
-        init = (lambda: begin(next(names))) if begin is not None else None
-        pool = ThreadPoolExecutor(self.num_workers, "ioaccel-loader", initializer=init)
-        coming: deque[Future[Any]] = deque()
-        try:
-            more = True
-            while True:
-                while more and len(coming) < self._ahead:
-                    try:
-                        coming.append(pool.submit(self._load, next(draws)))
-                    except StopIteration:
-                        more = False
-                if not coming:
-                    return
-                batch = self._result(coming.popleft())
-                yield batch
-                del batch  # its memory may be used for the next
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-    def _result(self, future: Future[Any]) -> Any:
-        try:
-            return future.result(self.timeout or None)
-        except FutureTimeoutError:
-            if future.done():  # it is the sample's own error
-                raise
-            raise RuntimeError(
-                f"a batch took more than {self.timeout} s; its transform hangs, or timeout= is too short"
-            ) from None
+        batches: Iterator[Any] = map(self._load, draws)
+        if self.num_workers:
+            batches = InThreads(self._load, draws, self.num_workers, self._ahead, self.timeout, self._init)
+        if self.device is not None:
+            batches = MovedAhead(batches, self.device)
+        return _Epoch(batches, plain._ioaccel_job, epoch, place)
 
     # ---- one batch ------------------------------------------------------------------------------
 
@@ -215,3 +170,30 @@ class Loader:
     def batch_sampler(self) -> Any:
         """The batch sampler."""
         return self._plain.batch_sampler
+
+
+class _Epoch:
+    """The batches of one epoch, counted as they are handed out. An error of one does not end it."""
+
+    def __init__(self, batches: Iterator[Any], job: Job, epoch: Epoch, place: Place) -> None:
+        self._batches = batches
+        self._job = job
+        self._epoch = epoch
+        self._place = place
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        start = time.perf_counter()
+        try:
+            batch = next(self._batches)
+        except StopIteration:
+            if not self._place.ended:
+                self._place.ended = True
+                self._job.end(self._epoch)
+            raise
+        self._epoch.waited += time.perf_counter() - start
+        self._epoch.batches += 1
+        self._place.batches += 1
+        return batch

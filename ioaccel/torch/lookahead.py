@@ -75,6 +75,11 @@ class Job:
         with self.ahead.resting():
             self._collect()
             source = self.reads.source()
+        if any(e.samples for e in self.epochs) and not any(e.served for e in self.epochs):
+            source = (
+                "no read of a sample was served by the cache: that takes fsspec, ioaccel, or open() below "
+                "paths=[...]; ioaccel doctor --dataset module:name tells more"
+            )
         if self.unforeseen:
             source += (
                 f"; the sampler cannot be looked ahead of ({self.unforeseen}), so each batch is fetched "
@@ -108,6 +113,7 @@ class Job:
         if self.epochs:
             epoch = self.epochs[-1]
             epoch.samples += note.samples
+            epoch.served += note.served
             epoch.store += note.store
             epoch.disk += note.disk
             epoch.copy += max(0.0, note.reading - note.store - note.disk)
@@ -153,7 +159,8 @@ class _Draws:
         self._draws = 0
         self._begun = False
         try:
-            self._shadow = Shadow(sampler, place.generators)
+            alone = not getattr(loader, "_ioaccel_threads", False)
+            self._shadow = Shadow(sampler, place.generators, alone=alone)
         except Exception as error:  # noqa: BLE001  # not every sampler can be copied
             self._job.unforeseen = str(error) or type(error).__name__
         self._real = iter(sampler)

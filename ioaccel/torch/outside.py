@@ -118,6 +118,8 @@ class _Look:
             raise Shared(f"{name}, a {type(thing).__name__}, is not the sampler's own")
 
     def _module(self, module: types.ModuleType) -> None:
+        if module.__name__.startswith("torch.distributed"):
+            raise Shared("it talks to other ranks, which a copy of it must not")
         if module.__name__.partition(".")[0] not in _TRUSTED:
             self._found.update((id(v), v) for v in list(vars(module).values()) if is_generator(v))
 
@@ -147,7 +149,7 @@ def _trusted(function: Any) -> bool:
 
 def _harmless(thing: Any) -> bool:
     """What is not changed by using it, or is at home in a package that is trusted."""
-    if isinstance(thing, (*_PLAIN, Dataset, torch.nn.Module, torch.dtype, torch.device)):
+    if isinstance(thing, (*_PLAIN, torch.dtype, torch.device)):
         return True
     if isinstance(thing, (types.BuiltinFunctionType, types.WrapperDescriptorType)):
         return True

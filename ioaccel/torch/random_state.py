@@ -14,8 +14,10 @@ import torch
 State = dict[str, Any]
 
 
-def save(generators: Iterable[Any] = ()) -> State:
-    """The state of the global generators, and of these."""
+def save(generators: Iterable[Any] = (), *, whole: bool = True) -> State:
+    """The state of the global generators, and of these; of these alone, if not ``whole``."""
+    if not whole:
+        return {"generators": [_state_of(generator) for generator in generators]}
     numpy = sys.modules.get("numpy")
     return {
         "torch": torch.random.get_rng_state(),
@@ -25,14 +27,16 @@ def save(generators: Iterable[Any] = ()) -> State:
     }
 
 
-def restore(state: State, generators: Iterable[Any] = ()) -> None:
+def restore(state: State, generators: Iterable[Any] = (), *, whole: bool = True) -> None:
     """Puts back what `save` found."""
+    for generator, saved in zip(generators, state["generators"], strict=False):
+        _set_state(generator, saved)
+    if not whole:
+        return
     torch.random.set_rng_state(state["torch"])
     random.setstate(state["python"])
     if state["numpy"] is not None:
         sys.modules["numpy"].random.set_state(state["numpy"])
-    for generator, saved in zip(generators, state["generators"], strict=False):
-        _set_state(generator, saved)
 
 
 def _state_of(generator: Any) -> Any:
@@ -54,14 +58,14 @@ def _set_state(generator: Any, state: Any) -> None:
 
 
 @contextlib.contextmanager
-def preserved(generators: Iterable[Any] = ()) -> Iterator[None]:
+def preserved(generators: Iterable[Any] = (), *, whole: bool = True) -> Iterator[None]:
     """Whatever is drawn inside, outside it was not."""
     generators = list(generators)
-    state = save(generators)
+    state = save(generators, whole=whole)
     try:
         yield
     finally:
-        restore(state, generators)
+        restore(state, generators, whole=whole)
 
 
 def packed(state: State) -> State:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -44,11 +45,36 @@ _TORCHS = (
 _DEPTH = 4
 
 
+class _Length:
+    """Stands for a data set that a user's sampler holds: to ask how long it is changes nothing."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.__dict__["_dataset"] = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        raise Shared(f"the sampler uses its data set's .{name}, which a copy of it must not")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise Shared(f"the sampler changes its data set's .{name}, which a copy of it must not")
+
+    def __getitem__(self, index: Any) -> Any:
+        raise Shared("the sampler reads its data set, which a copy of it must not")
+
+
 class Shadow:
     """The copy. ``None`` from `next` means that it has ended, or cannot go on."""
 
-    def __init__(self, sampler: Iterable[Any], generators: list[torch.Generator]) -> None:
-        """May raise anything: not every sampler can be copied."""
+    def __init__(
+        self, sampler: Iterable[Any], generators: list[torch.Generator], *, alone: bool = True
+    ) -> None:
+        """May raise anything: not every sampler can be copied. ``alone``: no other thread draws meanwhile."""
+        # torch's own draw from the global generators once, for a seed or an order.
+        self._once = _all_torchs(sampler)
+        if not self._once and not (alone and threading.current_thread() is threading.main_thread()):
+            raise Shared("other threads may draw from the global generators meanwhile")
         self._generators = [*generators, *generators_outside(sampler)]
         self._state: random_state.State | None = None
         with warnings.catch_warnings(), random_state.preserved(self._generators):
@@ -75,17 +101,19 @@ class Shadow:
         drawn: list[Any] = []
         if self._iterator is None:
             return drawn
-        with warnings.catch_warnings(), random_state.preserved(self._generators):
+        # What draws from the global generators once has done so, and may be run beside other threads.
+        whole = not (self._once and self._state is not None)
+        with warnings.catch_warnings(), random_state.preserved(self._generators, whole=whole):
             warnings.simplefilter("ignore")
             if self._state is not None:
-                random_state.restore(self._state, self._generators)
+                random_state.restore(self._state, self._generators, whole=whole)
             try:
                 while wanted > 0 or not drawn:
                     batch = next(self._iterator)
                     # Samplers may use one list again.
                     drawn.append(list(batch) if isinstance(batch, list) else batch)
                     wanted -= weigh(batch)
-                self._state = random_state.save(self._generators)
+                self._state = random_state.save(self._generators, whole=whole)
             except Exception:  # noqa: BLE001  # the sampler itself will raise it in its time
                 self._iterator = None
         return drawn
@@ -121,9 +149,22 @@ def _keep_data(thing: Any, memo: dict[int, Any], depth: int) -> None:
                 "collections",
             )
         if shared:
-            memo[id(value)] = value
+            memo[id(value)] = value if type(thing) in _TORCHS else _Length(value)
         elif depth:
             _keep_data(value, memo, depth - 1)
+
+
+def _all_torchs(sampler: Any) -> bool:
+    """Whether a sampler and those inside it are torch's own, or plain lists."""
+    for _ in range(_DEPTH):
+        if type(sampler) in (list, tuple, range):
+            return True
+        if type(sampler) not in _TORCHS:
+            return False
+        if type(sampler) is not BatchSampler:
+            return True
+        sampler = sampler.sampler
+    return False
 
 
 def drop(iterator: Iterator[Any], count: int) -> None:

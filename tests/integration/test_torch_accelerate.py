@@ -5,7 +5,11 @@ from __future__ import annotations
 import copy
 import gc
 import multiprocessing
+import os
 import pickle
+import random
+import threading
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -321,7 +325,12 @@ def test_each_object_is_fetched_once(
     cache: Cache, data: DataSet, options: Options, proxy: CountingProxy, method: str
 ) -> None:
     loader = accelerate(
-        loader_of(td.Told(data.urls, options), num_workers=2, shuffle=True, multiprocessing_context=method),
+        loader_of(
+            td.Told(data.urls, options),
+            num_workers=2 if method == "fork" else 1,  # a new interpreter imports torch for seconds
+            shuffle=True,
+            multiprocessing_context=method,
+        ),
         cache=cache,
     )
     assert epoch(loader) == expected(data)
@@ -733,3 +742,110 @@ def test_a_model_trained_both_ways_is_the_same(cache: Cache, data: DataSet, opti
     accelerated = trained(accelerate(plain, cache=cache))
     for one, other in zip(trained(plain), accelerated, strict=True):
         assert torch.equal(one, other)
+
+
+# ---- what a review and a newcomer found ---------------------------------------------------------
+
+
+def test_a_sampler_that_changes_its_data_set_is_not_copied(cache: Cache) -> None:
+    plain, ours = td.Shuffled(10), td.Shuffled(10)
+    torch.manual_seed(3)
+    wanted = list(loader_of(plain, sampler=td.ShufflesItsData(plain)))
+    torch.manual_seed(3)
+    loader: Any = accelerate(loader_of(ours, sampler=td.ShufflesItsData(ours)), cache=cache)
+    assert list(loader) == wanted
+    assert ours.order == plain.order
+    assert "cannot be looked ahead of" in str(loader.explain())
+
+
+@pytest.mark.parametrize("kind", [set, deque, dict.fromkeys])
+def test_batches_that_cannot_be_sliced(cache: Cache, data: DataSet, options: Options, kind: Any) -> None:
+    batches = [kind([0, 1, 2]), kind([3, 4])]
+    loader = accelerate(
+        DataLoader(td.Told(data.urls, options), batch_sampler=batches, collate_fn=td.as_is), cache=cache
+    )
+    plain = DataLoader(td.Told(data.urls, options), batch_sampler=batches, collate_fn=td.as_is)
+    assert list(loader) == list(plain)
+
+
+def test_a_stream_goes_on_after_an_error(cache: Cache) -> None:
+    def through(loader: Any) -> list[Any]:
+        found: list[Any] = []
+        batches = iter(loader)
+        while True:
+            try:
+                found.append(next(batches))
+            except StopIteration:
+                return found
+            except LookupError as error:
+                found.append(str(error))
+
+    plain = DataLoader(td.StumblingStream(), batch_size=None)
+    assert through(accelerate(plain, cache=cache)) == through(plain)
+
+
+def test_loaders_with_the_same_settings_share_a_connection(
+    tmp_path: Path, data: DataSet, options: Options
+) -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    kept = []
+    for _ in range(3):
+        loader: Any = accelerate(
+            loader_of(td.Told(data.urls, options)), cache_dir=tmp_path, cache_size="10MB"
+        )
+        assert epoch(loader) == expected(data)
+        kept.append((loader, descriptors()))
+    assert kept[-1][1] <= kept[0][1]
+    kept[0][0]._ioaccel_job.settings.cache.close()
+
+
+def test_that_nothing_is_served_is_said(tmp_path: Path, cache: Cache) -> None:
+    (tmp_path / "file").write_bytes(b"bytes")
+    loader: Any = accelerate(loader_of(td.Files([tmp_path / "file"], td.read_bytes)), cache=cache)
+    list(loader)
+    assert "no read of a sample was served" in str(loader.explain())
+    with pytest.raises(ConfigError, match="is no directory"):
+        accelerate(td.Numbers(), cache=cache, paths=[tmp_path / "nowhere"])
+
+
+def test_random_numbers_of_other_threads_are_not_drawn_twice(cache: Cache) -> None:
+    drawn: list[float] = []
+    done = threading.Event()
+
+    def draw() -> None:
+        while not done.is_set():
+            drawn.append(random.random())
+
+    loader = accelerate(DataLoader(td.Numbers(3000), batch_size=2, shuffle=True), cache=cache)
+    batches = iter(loader)
+    next(batches)  # torch's samplers draw from the global generators once
+    thread = threading.Thread(target=draw)
+    thread.start()
+    for _ in batches:
+        pass
+    done.set()
+    thread.join(30)
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_forks_of_several_threads(cache: Cache) -> None:
+    loaders = [accelerate(loader_of(td.Numbers(20)), cache=cache) for _ in range(2)]
+    for loader in loaders:
+        list(loader)
+
+    def fork() -> None:
+        for _ in range(30):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            os.waitpid(pid, 0)
+
+    threads = [threading.Thread(target=fork, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive(), "forks wait for each other"
+    assert all(list(loader) for loader in loaders)

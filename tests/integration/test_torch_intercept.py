@@ -422,7 +422,7 @@ def test_files_are_read_once(files_cache: Cache, folder: Path, how: str) -> None
         path.write_bytes(b"changed")
     assert dataset[0] == before
     assert (folder / "small").read_bytes() == b"changed"
-    other = accelerate(
-        td.Files([folder / "small"], td.read_bytes), cache=files_cache, paths=[folder.parent / "no"]
-    )
+    elsewhere = folder.parent / "no"
+    elsewhere.mkdir()
+    other = accelerate(td.Files([folder / "small"], td.read_bytes), cache=files_cache, paths=[elsewhere])
     assert other[0] == (0, b"changed")

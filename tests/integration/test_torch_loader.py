@@ -166,6 +166,29 @@ class TestErrors:
         assert time.monotonic() - begun < 10
         end.set()
 
+    def test_an_error_does_not_end_the_epoch(self, objects: ObjectDataset, data: DataSet) -> None:
+        def fail(sample: bytes) -> bytes:
+            if len(sample) == 37 * 50:
+                raise LookupError("sample 50")
+            return sample
+
+        objects.transform = fail
+        for workers in (0, 2):
+            batches, found = iter(Loader(objects, batch_size=10, num_workers=workers)), []
+            for _ in range(10):
+                try:
+                    found += next(batches)
+                except LookupError:
+                    found += [None] * 10
+            assert found == [None if 50 <= n < 60 else data.data(u) for n, u in enumerate(data.urls)]
+            assert next(batches, "over") == "over"
+
+    def test_state_counts_what_was_handed_out(self, objects: ObjectDataset) -> None:
+        loader = Loader(objects, batch_size=10, device="cpu", num_workers=2, persistent_workers=True)
+        batches = iter(loader)
+        next(batches), next(batches)
+        assert loader.state_dict()["batches"] == 2
+
     def test_an_epoch_that_is_abandoned_leaves_no_threads(self, objects: ObjectDataset) -> None:
         for _ in range(3):
             next(iter(Loader(objects, batch_size=5, num_workers=3)))

@@ -438,3 +438,56 @@ class Ones(DataLoader[Any]):
 
 def encoded(text: str) -> bytes:
     return gzip.compress(io.BytesIO(text.encode()).getvalue())
+
+
+class Shuffled(Dataset[int]):
+    """A data set whose order a sampler may change."""
+
+    def __init__(self, count: int) -> None:
+        self.order = list(range(count))
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> int:
+        return self.order[index]
+
+    def shuffle(self) -> None:
+        self.order = [self.order[i] for i in torch.randperm(len(self.order)).tolist()]
+
+
+class ShufflesItsData:
+    """A sampler that does so."""
+
+    def __init__(self, data: Shuffled) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __iter__(self) -> Iterator[int]:
+        self.data.shuffle()
+        return iter(range(len(self.data)))
+
+
+class StumblingStream(IterableDataset[int]):
+    """A stream that raises once, and goes on."""
+
+    def __iter__(self) -> Iterator[int]:
+        return Stumbling()
+
+
+class Stumbling:
+    def __init__(self) -> None:
+        self.next = 0
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        self.next += 1
+        if self.next == 3:
+            raise LookupError("the third")
+        if self.next > 6:
+            raise StopIteration
+        return self.next

@@ -13,7 +13,7 @@ from support import torch_data as td
 from support import wait_for
 from torch.utils.data import ConcatDataset, Subset
 
-from ioaccel.intercept import Read
+from ioaccel.intercept.reads import Read
 from ioaccel.plan.ahead import Ahead
 from ioaccel.plan.reads import Reads, fingerprint
 from ioaccel.plan.told import names_of
