@@ -30,7 +30,7 @@ from ioaccel._core._engine import (
     block_footprint,
     block_key,
     client_page,
-    kill_block,
+    kill_blocks,
     list_segment,
     probe_segment,
     recover_segment,
@@ -164,9 +164,12 @@ class CoreAgainstModel(RuleBasedStateMachine):
         assert self.index.remove(key, entry[0] if entry and here else None) == (block is not None)
         if block is not None and on_disk:
             place = block.shard, block.segment
-            assert kill_block(*self.where(place), key)
-            for header in self.headers[place]:
-                header.dead = header.dead or header.url == url
+            marked = 0
+            for header in self.headers[place]:  # data grows downwards: older copies stand above
+                if header.url == url and header.offset >= block.offset and not header.dead:
+                    header.dead = True
+                    marked += 1
+            assert kill_blocks(*self.where(place), [(key, block.offset)]) == marked > 0
 
     @rule(url=URLS, checked_ms=TIMES, verified=st.booleans())
     def touch(self, url: str, checked_ms: int, verified: bool) -> None:

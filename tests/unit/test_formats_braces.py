@@ -52,7 +52,11 @@ def test_examples(pattern: str, expected: list[str]) -> None:
     assert expand_braces(pattern) == expected
 
 
-@given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join).filter(lambda text: text.count("{") < 5))
+# braceexpand takes escapes of escapes away twice.
+PATTERNS = st.lists(st.sampled_from(PIECES), max_size=8).map("".join)
+
+
+@given(PATTERNS.filter(lambda text: text.count("{") < 5 and r"\\" not in text))
 def test_as_webdataset_does(pattern: str) -> None:
     try:
         ours = expand_braces(pattern)
