@@ -164,24 +164,27 @@ def _get_file(scope: Scope, target: Target, fs: Any, rpath: Any, lpath: Any) -> 
     """Into a local file; the original has a word to say where that is a directory."""
     if not isinstance(lpath, (str, os.PathLike)) or os.path.isdir(lpath):
         raise _NotServed
-    file = scope.open(target, _extent(fs, rpath, None, None)[0], "")
-    if file is None:
-        raise _NotServed
-    with file, _original_builtin_open(lpath, "wb") as copy:
-        shutil.copyfileobj(file, copy, _COPY_BYTES)
+    _copy(scope.open(target, _extent(fs, rpath, None, None)[0], ""), lpath)
 
 
 def _get(scope: Scope, target: Target, fs: Any, rpath: Any, lpath: Any) -> list[None]:
     path = make_path_posix(lpath) if isinstance(lpath, (str, os.PathLike)) else None
-    if not isinstance(rpath, str) or path is None or has_magic(rpath) or (rpath + path).endswith("/"):
+    if not isinstance(rpath, str) or path is None or has_magic(rpath):
         raise _NotServed
     if path.endswith("/") or rpath.endswith("/") or os.path.isdir(path):
         raise _NotServed
-    if scope.open(target, _extent(fs, rpath, None, None)[0], "") is None:
-        raise _NotServed
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    _get_file(scope, target, fs, rpath, path)
+    file = scope.open(target, _extent(fs, rpath, None, None)[0], "")
+    if file is not None:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+    _copy(file, path)
     return [None]
+
+
+def _copy(file: Any, path: str | os.PathLike[str]) -> None:
+    if file is None:
+        raise _NotServed
+    with file, _original_builtin_open(path, "wb") as copy:
+        shutil.copyfileobj(file, copy, _COPY_BYTES)
 
 
 _SHIMS: dict[str, Callable[..., Any]] = {

@@ -28,7 +28,7 @@ _AHEAD_SAMPLES = 4096
 _FIRST_SAMPLES = 1024
 
 # When nothing was missing, nor waited for, in so many batches, only every so many-th is still looked at:
-# a cache that holds all stays so, and a look costs as much as a tenth of the fastest loader's batch.
+# a cache that holds all stays so, and to look takes the interpreter from a loader's threads.
 _CALM_BATCHES = 32
 _CALM_STRIDE = 8
 

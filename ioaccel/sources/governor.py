@@ -207,11 +207,12 @@ class Governor:
 
     def _adjust(self, now: float) -> None:
         """Compares the window that ends with the one before it; the caller holds the lock."""
-        rate = self._window_bytes / (now - self._window_start)
-        latency = self._window_seconds / self._window_count
+        self._slow_after = None
         if self._window_bytes == 0:  # answers without contents tell nothing of what the store can bring
             self._new_window(now)
             return
+        rate = self._window_bytes / (now - self._window_start)
+        latency = self._window_seconds / self._window_count
         if self.limit >= LARGEST_LIMIT:
             self._starting = False  # the last step was worth it, as far as anybody can tell
         if self._full:
@@ -224,7 +225,6 @@ class Governor:
             elif latency > self._last_latency * _SLOWER:
                 self.limit = max(FIRST_LIMIT, self.limit - _STEP)
         self._last_rate, self._last_latency = rate, latency
-        self._slow_after = None
         self._new_window(now)
 
     def _new_window(self, now: float) -> None:

@@ -83,8 +83,8 @@ class Job:
         if self.unforeseen:
             source += (
                 f"; the sampler cannot be looked ahead of ({self.unforeseen}), so each batch is fetched "
+                "when it is drawn"
             )
-            source += "when it is drawn"
         return Explanation(source, epochs, first, dict(self.refused))
 
     def _collect(self) -> bool:

@@ -96,7 +96,7 @@ class Shadow:
     def next_many(self, wanted: int, weigh: Callable[[Any], int]) -> list[Any]:
         """The next batches, or indices, that weigh ``wanted`` together, or one; none at the end.
 
-        To change the random states and put them back costs as much as 20 draws.
+        To change the random states and put them back for each batch was a fifth of `Loader`'s time.
         """
         drawn: list[Any] = []
         if self._iterator is None:
