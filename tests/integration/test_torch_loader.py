@@ -101,8 +101,10 @@ def test_memory_is_used_again_and_never_too_early(objects: ObjectDataset, data: 
     assert len(addresses) == len(kept) == 10
     assert [bytes(t.numpy()) for t in kept] == [data.data(data.urls[10 * i + 3]) for i in range(10)]
     del kept, batch
-    again = [batch[0].data_ptr() for _ in range(3) for batch in Loader(objects, batch_size=10)]
-    assert len(set(again)) < 15
+    # Without threads one batch is made while one is held; with them it is up to the scheduler how many.
+    loader = Loader(objects, batch_size=10, num_workers=0)
+    again = {batch.buffer.data_ptr() for _ in range(3) for batch in loader}
+    assert len(again) <= 3
 
 
 def test_any_data_set_in_threads(s3: SeaweedS3, cache: Cache, data: DataSet) -> None:
