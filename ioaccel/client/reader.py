@@ -275,7 +275,9 @@ class Reader:
 
     def read_small(self, url: str, most: int) -> bytes | tuple[int, int]:
         """A whole object, if it has at most ``most`` bytes; else its size and the hash of its version."""
-        view = self._current()
+        view = self._view
+        if view is None or not view.current:
+            view = self._current()
         if view is not None:
             data = read(view, self._ring, url, 0, None, self.oldest_ms(), 0, most)
             if type(data) is bytes:

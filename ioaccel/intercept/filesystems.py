@@ -205,18 +205,17 @@ class _QuickFile(OpenFile):  # type: ignore[misc]  # fsspec has no types
     That would have to be imported first: a second, and 40 MB, in each worker.
     """
 
+    # As OpenFile has them; one is made for each sample, so what is the same for all is here.
+    mode, compression = "rb", None
+    encoding, errors, newline = "utf8", None, None
+
     def __init__(self, target: Target, url: str, options: dict[str, Any]) -> None:
         self._target, self._url, self._options = target, url, options
-        self._made: OpenFile | None = None
-        self.mode, self.compression = "rb", None
-        self.encoding, self.errors, self.newline = "utf8", None, None
         self.fobjects: list[Any] = []
 
-    @property
+    @functools.cached_property
     def _plain(self) -> OpenFile:
-        if self._made is None:
-            self._made = _original_fsspec_open(self._url, **self._options)
-        return self._made
+        return _original_fsspec_open(self._url, **self._options)
 
     @property
     def fs(self) -> Any:
@@ -234,6 +233,12 @@ class _QuickFile(OpenFile):  # type: ignore[misc]  # fsspec has no types
         self.fobjects = [file]
         return file
 
+    def __exit__(self, *_: object) -> None:
+        while self.fobjects:
+            self.fobjects.pop().close()
+
+    close = __exit__
+
     def __reduce__(self) -> Any:
         return self._plain.__reduce__()
 
@@ -242,8 +247,8 @@ class _QuickFile(OpenFile):  # type: ignore[misc]  # fsspec has no types
 def _fsspec_open(urlpath: Any, mode: str = "rb", **kwargs: Any) -> Any:
     scope = current()
     if scope is not None and mode == "rb" and type(urlpath) is str and urlpath[-1:] != "/":
-        scheme = urlpath[: urlpath.find("://")]
-        if scheme in OBJECT_SCHEMES and "::" not in urlpath and not kwargs.keys() & _ARGUMENTS:
+        scheme, _, rest = urlpath.partition("://")
+        if "::" not in rest:
             target = _quick_target(scope, scheme, kwargs)
             if target is not None:
                 return _QuickFile(target, urlpath, kwargs)
@@ -262,7 +267,7 @@ def _quick_target(scope: Scope, scheme: str, options: dict[str, Any]) -> Target 
     for known, said, target in scope.quick:
         if known == scheme and said == options:
             return target
-    if len(scope.quick) >= _MOST_OPTIONS:
+    if scheme not in OBJECT_SCHEMES or options.keys() & _ARGUMENTS or len(scope.quick) >= _MOST_OPTIONS:
         return None
     target = _store(scope, scheme, {**fsspec.config.conf.get(scheme, {}), **options})
     scope.quick.append((scheme, dict(options), target))

@@ -140,7 +140,7 @@ class Scope(Ledger):
             self.seconds += perf_counter() - begun
 
     def _whole(self, target: Target, url: str) -> bytes | tuple[int, int]:
-        held = self.held.get((target.store, url))
+        held = self.held.get((target.store, url)) if self.held else None
         data = bytes(held) if held is not None else target.reader.read_small(url, WHOLE_BYTES)
         if isinstance(data, bytes):
             self.reads.append(Read(target.store, url, 0, None))

@@ -36,22 +36,25 @@ class WholeFile(io.BytesIO):
     """A small object in memory. To read all of it makes no copy."""
 
     mode = "rb"
+    _descriptor: _Descriptor | None = None
 
     def __init__(self, data: bytes, name: str, path: str | None = None) -> None:
         super().__init__(data)
         self.name = name
         self.size = len(data)
         self._path = path
-        self._descriptor = _Descriptor(path)
 
     def fileno(self) -> int:
         """As that of a file, if it is one."""
         if self.closed:
             raise ValueError("I/O operation on closed file")
+        if self._descriptor is None:
+            self._descriptor = _Descriptor(self._path)
         return self._descriptor.get(self.name)
 
     def close(self) -> None:
-        self._descriptor.close()
+        if self._descriptor is not None:
+            self._descriptor.close()
         super().close()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:

@@ -25,11 +25,9 @@ from ioaccel.intercept.scope import Scope
 from ioaccel.plan.reads import Reads, Rule
 from ioaccel.plan.told import names_of
 from ioaccel.plan.trace import Trace
+from ioaccel.torch.tally import Row, Tally
 
 log = logging.getLogger("ioaccel")
-
-# Samples that are read one by one report together: each report is a message.
-_REPORT_SECONDS = 0.2
 
 # When nothing was missing in so many batches, only every so many-th is looked after: that costs as much as
 # a third of reading a cached object of 100 KB.
@@ -38,16 +36,10 @@ _CALM_STRIDE = 8
 
 
 class Note(msgspec.Struct, array_like=True):
-    """What a process tells of the samples it has read."""
+    """What a process tells of the samples it has read, if that is new: each note is a message."""
 
-    stores: dict[str, bytes]  # readers that are new, by the identity of their stores
+    stores: dict[str, bytes]  # readers, by the identity of their stores
     reads: list[tuple[int, list[Read]]]  # by index
-    samples: int
-    served: int  # reads
-    reading: float  # seconds of all that follow
-    store: float
-    disk: float
-    code: float
     refused: dict[str, str]
 
 
@@ -68,6 +60,7 @@ class Settings:
         self.batched = False  # the data set itself reads a batch in one call
         self.name = name  # of the data set, from run to run, as it was when it was accelerated
         self.board = uuid.uuid4().hex  # where workers leave notes
+        self.tally: Tally | None = None  # what they count; without a loader, nobody asks
         self.rules: dict[int, Rule] | None = None
         self.exact: bool | None = None
         self.stores: dict[str, Reader] = {}
@@ -104,7 +97,8 @@ class _Worker:
         self._samples = 0
         self._served = 0
         self._code = 0.0
-        self._reported = time.monotonic()
+        self._counts: Row | None = None
+        self._readers: list[Reader] = []  # of the stores that were read
         self._waited = (0.0, 0.0)
         self._calm_batches = 0  # in a row, in which nothing was missing
         self._store_seconds = 0.0
@@ -153,46 +147,56 @@ class _Worker:
 
     def _waits(self) -> float:
         """Seconds that this process has waited for stores."""
-        return sum(reader.waited_seconds for reader in list(self.scope.stores.values()))
+        if len(self._readers) != len(self.scope.stores):
+            self._readers = list(self.scope.stores.values())
+        waited = 0.0
+        for reader in self._readers:
+            waited += reader.waited_seconds
+        return waited
 
-    def report(self, seconds: float, *, now: bool) -> None:
-        """Adds the seconds that samples took, reading included; and tells, or ``now`` at the latest."""
-        self._code += seconds
-        # What was recorded is told at once: no worker has a last moment to tell it in.
-        if not (now or self._records) and time.monotonic() - self._reported < _REPORT_SECONDS:
-            return
-        try:
-            self._report()
-        except Exception as error:  # noqa: BLE001  # the cache was closed
-            log.debug("report: %s", error)
-
-    def _report(self) -> None:
+    def report(self, seconds: float) -> None:
+        """Counts what samples did since the last call, in ``seconds`` with reading; tells what is new."""
+        samples, self._samples = self._samples, 0
+        served, self._served = self._served, 0
         reading, self.scope.seconds = self.scope.seconds, 0.0
-        reader = self._settings.reader
-        store, disk = 0.0, 0.0
-        for each in {id(r): r for r in (*list(self.scope.stores.values()), reader)}.values():
-            store += each.waited_seconds
-            disk += each.disk_seconds
+        if self._counts is None:
+            if self._settings.tally is None:
+                self._records = []
+                return
+            self._counts = self._settings.tally.row()
+        try:
+            # Before it is counted: whoever sees the count finds the note.
+            told = self._tell()
+        except Exception as error:  # noqa: BLE001  # the cache was closed
+            log.debug("notes: %s", error)
+            told = False
+        store = self._waits()
+        disk = sum(reader.disk_seconds for reader in self._readers)
         before, self._waited = self._waited, (store, disk)
-        new = {s: pickle.dumps(r) for s, r in list(self.scope.stores.items()) if s not in self._told_stores}
-        refused = {what: why for what, why in self.scope.refused.items() if what not in self._told_refused}
-        note = Note(
-            new,
-            self._records,
-            self._samples,
-            self._served,
-            reading,
-            # A view that is made anew counts from zero.
-            max(0.0, store - before[0]),
-            max(0.0, disk - before[1]),
-            max(0.0, self._code - reading),
-            refused,
+        # A reader that is made anew counts from zero.
+        waits = (max(0.0, store - before[0]), max(0.0, disk - before[1]))
+        self._counts += (told, samples, served, reading, *waits, max(0.0, seconds - reading))
+
+    def _tell(self) -> bool:
+        """Leaves a note, if there is news: what was recorded, above all, as no worker has a last moment."""
+        stores = self.scope.stores
+        new: dict[str, bytes] = {}
+        if len(stores) > len(self._told_stores):
+            new = {s: pickle.dumps(r) for s, r in list(stores.items()) if s not in self._told_stores}
+        refused: dict[str, str] = {}
+        if len(self.scope.refused) > len(self._told_refused):
+            refused = {
+                what: why for what, why in self.scope.refused.items() if what not in self._told_refused
+            }
+        if not (new or refused or self._records):
+            return False
+        self._settings.reader.post(
+            self._settings.board, msgspec.msgpack.encode(Note(new, self._records, refused))
         )
         self._told_stores |= new.keys()
         self._told_refused |= refused.keys()
-        self._records, self._samples, self._served, self._code = [], 0, 0, 0.0
-        self._reported = time.monotonic()
-        reader.post(self._settings.board, msgspec.msgpack.encode(note))
+        self._records = []
+        return True
 
 
 def as_number(index: Any) -> int | None:
@@ -271,7 +275,7 @@ class _MapProxy(_Proxy):
             return sample
         finally:
             worker.scope.reads.clear()  # what a sample that failed has read is no other's
-            worker.report(time.perf_counter() - begun, now=False)
+            worker.report(time.perf_counter() - begun)
 
     def __getitems__(self, indices: Sequence[Any]) -> list[Any]:
         worker, inner = self._ioaccel_worker(), self._ioaccel_inner
@@ -300,7 +304,7 @@ class _MapProxy(_Proxy):
         finally:
             worker.scope.held.clear()
             worker.scope.reads.clear()
-            worker.report(time.perf_counter() - begun, now=True)
+            worker.report(time.perf_counter() - begun)
 
     @staticmethod
     def _ioaccel_share(worker: _Worker, indices: Sequence[Any]) -> None:
@@ -343,7 +347,7 @@ class _Stream:
             if not over:
                 worker.take(None)
             worker.scope.reads.clear()
-            worker.report(time.perf_counter() - begun, now=over)
+            worker.report(time.perf_counter() - begun)
 
 
 class _Workers(threading.local):

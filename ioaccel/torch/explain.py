@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ioaccel.torch.tally import Counts
+
 # What a batch is waited for, in the order of the road.
 CAUSES = ("queue", "store", "disk", "copy", "code")
 
@@ -13,7 +15,7 @@ class Epoch:
     """One epoch: ``waited`` seconds in ``next(iterator)``, and those of all workers by cause."""
 
     batches: int = 0
-    samples: int = 0  # that workers have reported
+    samples: int = 0  # that workers have counted
     served: int = 0  # reads of theirs that came from the cache
     waited: float = 0.0
     workers: int = 1
@@ -21,6 +23,16 @@ class Epoch:
     disk: float = 0.0  # waiting for what was not in memory
     copy: float = 0.0  # the rest of reading
     code: float = 0.0  # the data set's own
+
+    def add(self, before: Counts, now: Counts) -> None:
+        """Takes note of what workers have counted in between."""
+        self.samples += now.samples - before.samples
+        self.served += now.served - before.served
+        store, disk = now.store - before.store, now.disk - before.disk
+        self.store += store
+        self.disk += disk
+        self.copy += max(0.0, now.reading - before.reading - store - disk)
+        self.code += now.code - before.code
 
     def waits(self) -> dict[str, float]:
         """The seconds of ``waited`` by cause.

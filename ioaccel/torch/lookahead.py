@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import logging
+import operator
 import pickle
 import time
 import weakref
@@ -23,6 +24,7 @@ from ioaccel.torch.dataset import Note, Settings, as_number, inner_of, settings_
 from ioaccel.torch.explain import Epoch, Explanation
 from ioaccel.torch.resume import Place, Position
 from ioaccel.torch.shadow import Shadow
+from ioaccel.torch.tally import Tally
 
 log = logging.getLogger("ioaccel")
 
@@ -47,6 +49,8 @@ class Job:
         self.epochs: list[Epoch] = []
         self.refused: dict[str, str] = {}
         self.unforeseen = ""  # why the sampler cannot be looked ahead of
+        self._tally = settings.tally = settings.tally or Tally()
+        self._counts = self._tally.counts()
 
     def begin(self, workers: int) -> Epoch:
         """An epoch begins; the one before may have been left half way."""
@@ -88,13 +92,19 @@ class Job:
         return Explanation(source, epochs, first, dict(self.refused))
 
     def _collect(self) -> bool:
-        """Learns what workers tell, while the planner rests; whether that was new."""
+        """Learns what workers have counted and told, while the planner rests; whether that was new."""
+        before, self._counts = self._counts, self._tally.counts()
+        if self.epochs:
+            self.epochs[-1].add(before, self._counts)
+        if self._counts.store > before.store or self._counts.disk > before.disk:
+            self.ahead.waited()
         learnt = False
-        try:
-            for data in self.settings.reader.collect(self.settings.board):
-                learnt |= self._learn(msgspec.msgpack.decode(data, type=Note))
-        except Exception as error:  # noqa: BLE001  # the cache was closed
-            log.debug("notes: %s", error)
+        if self._counts.notes != before.notes or not self._tally.shared:
+            try:
+                for data in self.settings.reader.collect(self.settings.board):
+                    learnt |= self._learn(msgspec.msgpack.decode(data, type=Note))
+            except Exception as error:  # noqa: BLE001  # the cache was closed
+                log.debug("notes: %s", error)
         return learnt
 
     def _learn(self, note: Note) -> bool:
@@ -110,16 +120,6 @@ class Job:
         self.reads.record(note.reads)
         for what, why in note.refused.items():
             self.refused.setdefault(what, why)
-        if self.epochs:
-            epoch = self.epochs[-1]
-            epoch.samples += note.samples
-            epoch.served += note.served
-            epoch.store += note.store
-            epoch.disk += note.disk
-            epoch.copy += max(0.0, note.reading - note.store - note.disk)
-            epoch.code += note.code
-        if note.store or note.disk:
-            self.ahead.waited()
         return learnt
 
 
@@ -204,6 +204,10 @@ class _Draws:
         indices = drawn if self._batched else [drawn]
         if not hasattr(indices, "__len__"):
             return []
+        try:
+            return list(map(operator.index, indices))
+        except TypeError:
+            pass
         try:
             return [number for number in map(as_number, indices) if number is not None]
         except TypeError:

@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -814,6 +815,8 @@ def test_random_numbers_of_other_threads_are_not_drawn_twice(cache: Cache) -> No
     def draw() -> None:
         while not done.is_set():
             drawn.append(random.random())
+            if len(drawn) % 50 == 0:
+                time.sleep(0.0001)  # or it would have the interpreter for 5 ms, and draw millions
 
     loader = accelerate(DataLoader(td.Numbers(3000), batch_size=2, shuffle=True), cache=cache)
     batches = iter(loader)

@@ -1,0 +1,71 @@
+"""What the workers of a loader count, in memory that they share with the process that made them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import get_worker_info
+
+log = logging.getLogger("ioaccel")
+
+# Notes, samples, served, and the seconds: see `Counts`.
+_COLUMNS = 7
+
+# Of worker processes. If there are more, some share a row and now and then lose a count: four pages.
+_ROWS = 256
+
+Row = npt.NDArray[np.float64]
+
+
+@dataclass
+class Counts:
+    """All rows together. A worker that was left half way is counted, too, until it ends."""
+
+    notes: int = 0  # that were left with the engine
+    samples: int = 0
+    served: int = 0  # reads that came from the cache
+    reading: float = 0.0  # seconds, as all that follow
+    store: float = 0.0  # of these, waiting for stores
+    disk: float = 0.0  # of these, waiting for disks
+    code: float = 0.0  # of the data set, without reading
+
+
+class Tally:
+    """A row a worker, written by it alone: a count costs no message.
+
+    Goes along to workers under fork, spawn and forkserver. Threads of this process have rows, too.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._rows = torch.zeros((_ROWS, _COLUMNS), dtype=torch.float64)
+        self._own: list[Row] = []
+        self.shared = True
+        try:
+            self._rows.share_memory_()  # type: ignore[no-untyped-call]
+        except (OSError, RuntimeError) as error:
+            log.warning("explain() will not know what workers waited for: no shared memory: %s", error)
+            self.shared = False
+
+    def row(self) -> Row:
+        """The row that this thread adds to."""
+        worker = get_worker_info()
+        if worker is not None and os.getpid() != self._pid:
+            shared: Row = self._rows[worker.id % _ROWS].numpy()
+            return shared
+        row = np.zeros(_COLUMNS)
+        self._own.append(row)
+        return row
+
+    def counts(self) -> Counts:
+        """What was counted up to now."""
+        total = self._rows.numpy().sum(axis=0)
+        for row in list(self._own):
+            total = total + row
+        notes, samples, served, *seconds = total.tolist()
+        return Counts(int(notes), int(samples), int(served), *seconds)
