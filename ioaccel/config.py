@@ -75,12 +75,19 @@ def load(
     consistency: str | None = None,
     max_age: float | None = None,
     environ: Mapping[str, str] = os.environ,
+    *,
+    ask_daemon: bool = True,
 ) -> CacheConfig:
-    """Settles the configuration. ConfigError names what makes no sense, and where it was said."""
+    """Settles the configuration. ConfigError names what makes no sense, and where it was said.
+
+    ``ask_daemon=False`` is for the daemon itself: what another one serves, or served, is not its concern.
+    """
     path, file = read_file(environ)
     in_file = str(path)
-    directories, dir_origin = _directories(cache_dir, file.cache_dir, in_file, environ)
-    served = dir_origin == _SERVE  # then its size is what it was started with
+    directories, dir_origin = _directories(
+        cache_dir, file.cache_dir, in_file, environ, ask_daemon=ask_daemon
+    )
+    served = dir_origin == _SERVE  # then the size is what the daemon was started with: the cache says it
     size, size_origin = _first(
         (cache_size, "argument"),
         (None if served else environ.get("IOACCEL_CACHE_SIZE") or None, "IOACCEL_CACHE_SIZE"),
@@ -159,13 +166,15 @@ def _directories(
     in_file: str | list[str] | None,
     file: str,
     environ: Mapping[str, str],
+    *,
+    ask_daemon: bool,
 ) -> tuple[list[str], str]:
     """The real paths of the cache directories, and who said so."""
     listed = [p for p in environ.get("IOACCEL_CACHE_DIR", "").split(":") if p]
     chosen, origin = _first(
         (given, "argument"), (listed or None, "IOACCEL_CACHE_DIR"), (in_file, file), (None, _SERVE)
     )
-    if chosen is None:
+    if chosen is None and ask_daemon:
         chosen = served_directories(environ)
     if chosen is None:
         origin = "default"
@@ -276,13 +285,16 @@ def runtime_file(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def served_directories(environ: Mapping[str, str] = os.environ) -> list[str] | None:
-    """The directories of this user's running daemon, or None if there is none."""
+    """The directories of this user's daemon, or None if there is none.
+
+    A daemon that was killed left its file, and counts while its cache is there: the jobs that read it go
+    on with an engine of their own, and a new one must not begin elsewhere with nothing.
+    """
     path = runtime_file(environ)
     try:
         if path.parent.stat().st_uid != os.getuid():
             return None
         served = msgspec.json.decode(path.read_bytes(), type=Served)
-        os.kill(served.pid, 0)
     except (OSError, msgspec.MsgspecError):
         return None
-    return served.directories
+    return served.directories if any((Path(d) / "shard.data").exists() for d in served.directories) else None

@@ -330,8 +330,8 @@ def connect(
     """Opens the cache in ``cache_dir``, starting its engine if none runs, and begins a session.
 
     cache_dir        a directory or a list of them, made if missing; default ``IOACCEL_CACHE_DIR``,
-                     ``ioaccel.toml``, the directories of a running ``ioaccel serve``, or
-                     ``~/.cache/ioaccel``
+                     ``ioaccel.toml``, the directories of ``ioaccel serve`` (also of one that
+                     was killed), or ``~/.cache/ioaccel``
     cache_size       payload bytes: ``"100GB"``, ``"64MiB"``, a number, a fraction of the disk (0.8), or a
                      list with one for each directory; a total is shared by the sizes of the disks. The
                      files are larger by their headers. Default: as the cache was made, or 80% of what
