@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -335,7 +336,7 @@ def connect(
     cache_size       payload bytes: ``"100GB"``, ``"64MiB"``, a number, a fraction of the disk (0.8), or a
                      list with one for each directory; a total is shared by the sizes of the disks. The
                      files are larger by their headers. Default: as the cache was made, or 80% of what
-                     is free when it is made. Ignored while an engine runs already
+                     is free when it is made. Ignored, with a warning, while an engine runs already
     storage_options  for the stores: fsspec's names or obstore's, flat or by scheme
     consistency      ``"session"`` (default): a version is checked once a session; ``"immutable"``: what is
                      cached is believed
@@ -351,3 +352,33 @@ def connect(
     reader = Reader(config, uuid.uuid4().hex, int(time.time() * 1000), timeout)
     reader.attach()
     return Cache(reader)
+    _warn_of_another_size(reader)
+
+
+_warned_of_another_size = False
+
+
+def _warn_of_another_size(reader: Reader) -> None:
+    """Says, once a process, that the engine ran already, with another size than was asked for."""
+    global _warned_of_another_size  # noqa: PLW0603  # a job that connects for each file is told once
+    config = reader.config
+    if _warned_of_another_size or None in config.capacities:
+        return
+    answer = reader.ask(wire.Status())
+    if not isinstance(answer, wire.State):
+        return
+    served = {shard["directory"]: shard["capacity_bytes"] for shard in answer.status["shards"]}
+    wanted = dict(zip(config.directories, config.capacities, strict=True))
+    if all(wanted[directory] == capacity for directory, capacity in served.items()):
+        return
+    _warned_of_another_size = True
+    warnings.warn(
+        f"the cache in {', '.join(config.directories)} is served with {_sizes(served.values())}, and the "
+        f"{_sizes(wanted.values())} of cache_size ({config.origins['cache_size']}) do not count; to change "
+        f"its size, end what uses it (engine {answer.status['engine_pid']}) and connect again",
+        stacklevel=3,
+    )
+
+
+def _sizes(sizes: Iterable[int | None]) -> str:
+    return " + ".join(f"{(size or 0) / 1e9:.6g} GB" for size in sizes)
