@@ -104,8 +104,14 @@ class Cache:
         """
         return self._reader.read_batch(extents)
 
-    def open(self, url: Url) -> BufferedObjectFile:
+    def open(self, url: Url, mode: str = "rb") -> BufferedObjectFile:
         """The object as a seekable binary file, with ``name`` (the URL) and ``size`` (bytes)."""
+        if mode != "rb":
+            raise ConfigError(
+                f"cannot open {url} with mode {mode!r}: the cache only reads, and only bytes (mode 'rb'); "
+                "io.TextIOWrapper(file) makes text of them",
+                url=os.fspath(url),
+            )
         return open_object(self._reader, os.fspath(url))
 
     # ---- knowing --------------------------------------------------------------------------------
@@ -256,11 +262,11 @@ class Cache:
         """`read_many`, for asynchronous code."""
         return await asyncio.to_thread(self.read_many, extents)
 
-    def aopen(self, url: Url) -> AiofilesContextManager[AsyncObjectFile]:
+    def aopen(self, url: Url, mode: str = "rb") -> AiofilesContextManager[AsyncObjectFile]:
         """`open`, for asynchronous code: ``async with cache.aopen(url) as file``, or await it."""
 
         async def opened() -> AsyncObjectFile:
-            return AsyncObjectFile(await asyncio.to_thread(self.open, url), loop=None, executor=None)
+            return AsyncObjectFile(await asyncio.to_thread(self.open, url, mode), loop=None, executor=None)
 
         return AiofilesContextManager(opened())
 
