@@ -45,7 +45,7 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?i?)b?\s*\Z", re.IGNORECASE)
 _LARGEST = 10**18
 
 
-class ConfigFile(msgspec.Struct, forbid_unknown_fields=True):
+class ConfigFile(msgspec.Struct):
     """What ``ioaccel.toml`` may say."""
 
     cache_dir: str | list[str] | None = None
@@ -155,8 +155,10 @@ def read_file(environ: Mapping[str, str] = os.environ) -> tuple[Path | None, Con
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}", url=str(path)) from error
         try:
-            return path.absolute(), msgspec.convert(tomllib.loads(text), ConfigFile)
-        except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+            said = tomllib.loads(text)
+            _check_names(said, path)
+            return path.absolute(), msgspec.convert(said, ConfigFile)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
             raise ConfigError(f"{path}: {error}", url=str(path)) from error
     return None, ConfigFile()
 
@@ -166,6 +168,19 @@ def _directories(
     in_file: str | list[str] | None,
     file: str,
     environ: Mapping[str, str],
+def _check_names(said: Mapping[str, Any], path: Path) -> None:
+    """ConfigError for a setting that there is not, with the one that was likely meant."""
+    known = ConfigFile.__struct_fields__
+    for name in said.keys() - set(known):
+        import difflib
+
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(
+            f"{path}: there is no setting {name!r}; {hint}The settings are {', '.join(known)}", url=str(path)
+        )
+
+
     *,
     ask_daemon: bool,
 ) -> tuple[list[str], str]:
