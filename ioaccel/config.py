@@ -23,7 +23,7 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,9 +84,7 @@ def load(
     """
     path, file = read_file(environ)
     in_file = str(path)
-    directories, dir_origin = _directories(
-        cache_dir, file.cache_dir, in_file, environ, ask_daemon=ask_daemon
-    )
+    directories, dir_origin = _directories(cache_dir, file.cache_dir, in_file, environ, ask_daemon=ask_daemon)
     served = dir_origin == _SERVE  # then the size is what the daemon was started with: the cache says it
     size, size_origin = _first(
         (cache_size, "argument"),
@@ -110,7 +108,14 @@ def load(
     options, options_origin = _first(
         (storage_options, "argument"), (file.storage_options or None, in_file), ({}, "default")
     )
-    capacities = split_size(size, directories)
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"storage_options is a dictionary, not {options!r}")
+    try:
+        capacities = split_size(size, directories)
+    except ConfigError as error:
+        if size_origin == "argument":
+            raise
+        raise ConfigError(f"{size_origin}: {error}") from error
     order = sorted(range(len(directories)), key=lambda i: directories[i])
     return CacheConfig(
         tuple(directories[i] for i in order),
@@ -163,11 +168,6 @@ def read_file(environ: Mapping[str, str] = os.environ) -> tuple[Path | None, Con
     return None, ConfigFile()
 
 
-def _directories(
-    given: PathLike | Sequence[PathLike] | None,
-    in_file: str | list[str] | None,
-    file: str,
-    environ: Mapping[str, str],
 def _check_names(said: Mapping[str, Any], path: Path) -> None:
     """ConfigError for a setting that there is not, with the one that was likely meant."""
     known = ConfigFile.__struct_fields__
@@ -181,6 +181,11 @@ def _check_names(said: Mapping[str, Any], path: Path) -> None:
         )
 
 
+def _directories(
+    given: PathLike | Sequence[PathLike] | None,
+    in_file: str | list[str] | None,
+    file: str,
+    environ: Mapping[str, str],
     *,
     ask_daemon: bool,
 ) -> tuple[list[str], str]:
@@ -194,7 +199,9 @@ def _check_names(said: Mapping[str, Any], path: Path) -> None:
     if chosen is None:
         origin = "default"
         chosen = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ioaccel"
-    names = [chosen] if isinstance(chosen, (str, os.PathLike)) else list(chosen)
+    names = [chosen]
+    if not isinstance(chosen, (str, os.PathLike)) and isinstance(chosen, Iterable):
+        names = list(chosen)
     if not names or not all(isinstance(n, (str, os.PathLike)) and os.fspath(n) for n in names):
         raise ConfigError(f"cache_dir is a path or a list of paths, not {chosen!r}")
     paths = [os.path.realpath(os.path.expanduser(os.fspath(n))) for n in names]
@@ -248,7 +255,7 @@ def split_size(size: Any, directories: Sequence[str]) -> list[int | None]:
     if size is None:
         return [None] * len(directories)
     disks = [_disk_of(d) for d in directories]
-    if not isinstance(size, (str, int, float)):
+    if not isinstance(size, str) and isinstance(size, Iterable):
         sizes = list(size)
         if len(sizes) != len(directories):
             raise ConfigError(f"cache_size has {len(sizes)} entries for {len(directories)} directories")

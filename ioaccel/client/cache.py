@@ -353,12 +353,13 @@ def connect(
     CacheFormatError for a directory that cannot be used.
     """
     config: CacheConfig = load(cache_dir, cache_size, storage_options, consistency, max_age)
-    if not timeout > 0:
+    given: Any = timeout  # not every caller has its types checked
+    if not isinstance(given, (int, float)) or not given > 0:
         raise ConfigError(f"timeout is a positive number of seconds, not {timeout!r}")
     reader = Reader(config, uuid.uuid4().hex, int(time.time() * 1000), timeout)
     reader.attach()
-    return Cache(reader)
     _warn_of_another_size(reader)
+    return Cache(reader)
 
 
 _warned_of_another_size = False

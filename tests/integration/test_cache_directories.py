@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import DataSet, gone, kill_engine, stop_engine, wait_for
@@ -86,7 +87,6 @@ class TestMade:
         with pytest.raises(ConfigError, match="more than the"):
             ioaccel.connect(tmp_path / "cache", "900TB")
 
-    @pytest.mark.parametrize("size", [1, "64KiB"])
     def test_a_size_that_does_not_count_is_said_once(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -115,6 +115,7 @@ class TestMade:
         with pytest.raises(ConfigError, match=says):
             ioaccel.connect(**given)
 
+    @pytest.mark.parametrize("size", [1, "64KiB"])
     def test_a_size_that_is_tiny(self, s3: SeaweedS3, tmp_path: Path, data: DataSet, size: object) -> None:
         with ioaccel.connect(tmp_path, size, s3.storage_options) as cache:  # type: ignore[arg-type]
             assert_right(cache, data)
@@ -198,8 +199,8 @@ class TestInUse:
     def test_a_size_for_a_running_engine_is_ignored_and_heeded_by_the_next(
         self, s3: SeaweedS3, tmp_path: Path, data: DataSet, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with ioaccel.connect(tmp_path, "20MB", s3.storage_options) as cache:
         monkeypatch.setattr("ioaccel.client.cache._warned_of_another_size", True)
+        with ioaccel.connect(tmp_path, "20MB", s3.storage_options) as cache:
             assert_right(cache, data)
             with ioaccel.connect(tmp_path, "5MB", s3.storage_options) as other:
                 assert other.status()["capacity_bytes"] == 20_000_000
