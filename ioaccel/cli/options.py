@@ -59,6 +59,8 @@ class CacheArguments:
 
     def __post_init__(self) -> None:
         if self.config is not None:
+            if not os.path.isfile(self.config):
+                raise ConfigError(f"--config {self.config}: there is no such file", url=self.config)
             # The engine that may be started has to read the same file.
             os.environ["IOACCEL_CONFIG"] = os.path.abspath(self.config)
 

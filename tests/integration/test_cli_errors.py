@@ -121,11 +121,24 @@ def test_a_size_that_makes_no_sense(cli: Cli, verb: list[str], size: str) -> Non
 
 
 def test_a_configuration_that_makes_no_sense(cli: Cli) -> None:
-    (cli.home / "bad.toml").write_text("cache_dri = 1\n")
-    for config in ("bad.toml", "missing.toml"):
-        done = cli.process("status", "--config", config)
+    for text, says in (
+        (
+            "cache_dri = 1",
+            "no setting 'cache_dri'; did you mean 'cache_dir'? The settings are cache_dir, ",
+        ),
+        ("cache_dir = 1", "Expected `str"),
+        ("cache_dir = ", "Invalid value"),
+        ("cache_size = 'ten'", "not 'ten'"),
+        ("max_age = -1", "not -1"),
+    ):
+        (cli.home / "bad.toml").write_text(text)
+        done = cli.run("config", "--config", "bad.toml")
         assert (done.code, done.out) == (2, "")
-        assert config in done.complaint
+        assert str(cli.home / "bad.toml") in done.complaint
+        assert says in done.complaint
+    for name in ("missing.toml", "."):
+        done = cli.process("config", "--config", name)
+        assert (done.code, done.complaint) == (2, f"--config {name}: there is no such file")
 
 
 @pytest.mark.parametrize("verb", VERBS_ON_A_CACHE)
