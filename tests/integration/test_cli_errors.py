@@ -173,6 +173,14 @@ def test_a_read_only_cache_directory(cli: Cli, read_only: Path, verb: list[str])
     assert "read-only" in done.complaint or "may not write" in done.complaint
 
 
+def test_status_of_a_read_only_cache_directory(cli: Cli, read_only: Path) -> None:
+    for directory in (read_only, read_only / "below"):
+        done = cli.run("status", "--cache-dir", directory)
+        assert (done.code, done.err) == (1, "")
+        assert done.out.startswith("no engine is running; none can be started here\n")
+        assert "read-only" in done.out or "may not write" in done.out
+
+
 def test_doctor_on_a_read_only_cache_directory(cli: Cli, read_only: Path) -> None:
     done = cli.cached("doctor")
     assert done.code == 1
