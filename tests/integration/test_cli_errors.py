@@ -219,7 +219,7 @@ def test_directories_that_another_engine_serves_with_others(cli: Cli, data: Data
         assert cli.run("warm", data.url("data"), "--cache-dir", b, "--cache-dir", a).code == 0
 
 
-@pytest.mark.parametrize("verb", VERBS_ON_A_CACHE[1:4])
+@pytest.mark.parametrize("verb", [*VERBS_ON_A_CACHE[1:4], ["warm", "--check", "s3://b/k"]])
 def test_no_cache_is_made_to_look_into(cli: Cli, verb: list[str]) -> None:
     done = cli.cached(*verb)
     assert (done.code, done.out) == (6, "")
