@@ -358,7 +358,11 @@ def connect(
         raise ConfigError(f"timeout is a positive number of seconds, not {timeout!r}")
     reader = Reader(config, uuid.uuid4().hex, int(time.time() * 1000), timeout)
     reader.attach()
-    _warn_of_another_size(reader)
+    try:
+        _warn_of_another_size(reader)
+    except BaseException:  # warnings may be errors
+        reader.close()
+        raise
     return Cache(reader)
 
 
