@@ -7,7 +7,7 @@ import re
 import string
 from collections.abc import Iterable, Sequence
 
-from ioaccel.errors import ConfigError
+from ioaccel.errors import ConfigError, UnsupportedURLError
 
 _NUMBERS = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\Z")
 _LETTERS = re.compile(r"([A-Za-z])\.\.([A-Za-z])(?:\.\.-?(\d+))?\Z")
@@ -25,7 +25,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def expand_urls(urls: str | Iterable[str]) -> list[str]:
-    """The URLs that one pattern, or a list of patterns, stands for. ConfigError for none or a prefix."""
+    """The URLs that one pattern, or a list of patterns, stands for. ConfigError for none."""
     patterns = [urls] if isinstance(urls, str) else list(urls)
     found = [url for pattern in patterns for url in expand_braces(pattern)]
     if not found:
@@ -34,7 +34,7 @@ def expand_urls(urls: str | Iterable[str]) -> list[str]:
         )
     for url in found:
         if url.endswith("/"):
-            raise ConfigError(
+            raise UnsupportedURLError(
                 f"{url} is a prefix, and the shards below it are wanted by name: pass "
                 f"'{url}train-{{0000..0146}}.tar', or a list of URLs",
                 url=url,

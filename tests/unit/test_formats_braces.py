@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ioaccel.errors import ConfigError
+from ioaccel.errors import ConfigError, UnsupportedURLError
 from ioaccel.formats.braces import expand_braces, expand_urls
 
 PIECES = [
@@ -76,6 +76,6 @@ def test_lists_of_patterns() -> None:
     with pytest.raises(ConfigError, match="empty"):
         expand_urls([])
     with pytest.raises(
-        ConfigError, match=r"s3://b/train/ is a prefix, .*pass 's3://b/train/train-\{0000\.\."
+        UnsupportedURLError, match=r"s3://b/train/ is a prefix, .*pass 's3://b/train/train-\{0000\.\."
     ):
         expand_urls("s3://b/{train,val}/")
