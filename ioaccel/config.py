@@ -23,7 +23,7 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?i?)b?\s*\Z", re.IGNORECASE)
 _LARGEST = 10**18
 
 
-class ConfigFile(msgspec.Struct, forbid_unknown_fields=True):
+class ConfigFile(msgspec.Struct):
     """What ``ioaccel.toml`` may say."""
 
     cache_dir: str | list[str] | None = None
@@ -75,12 +75,17 @@ def load(
     consistency: str | None = None,
     max_age: float | None = None,
     environ: Mapping[str, str] = os.environ,
+    *,
+    ask_daemon: bool = True,
 ) -> CacheConfig:
-    """Settles the configuration. ConfigError names what makes no sense, and where it was said."""
+    """Settles the configuration. ConfigError names what makes no sense, and where it was said.
+
+    ``ask_daemon=False`` is for the daemon itself: what another one serves, or served, is not its concern.
+    """
     path, file = read_file(environ)
     in_file = str(path)
-    directories, dir_origin = _directories(cache_dir, file.cache_dir, in_file, environ)
-    served = dir_origin == _SERVE  # then its size is what it was started with
+    directories, dir_origin = _directories(cache_dir, file.cache_dir, in_file, environ, ask_daemon=ask_daemon)
+    served = dir_origin == _SERVE  # then the size is what the daemon was started with: the cache says it
     size, size_origin = _first(
         (cache_size, "argument"),
         (None if served else environ.get("IOACCEL_CACHE_SIZE") or None, "IOACCEL_CACHE_SIZE"),
@@ -103,7 +108,14 @@ def load(
     options, options_origin = _first(
         (storage_options, "argument"), (file.storage_options or None, in_file), ({}, "default")
     )
-    capacities = split_size(size, directories)
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"storage_options is a dictionary, not {options!r}")
+    try:
+        capacities = split_size(size, directories)
+    except ConfigError as error:
+        if size_origin == "argument":
+            raise
+        raise ConfigError(f"{size_origin}: {error}") from error
     order = sorted(range(len(directories)), key=lambda i: directories[i])
     return CacheConfig(
         tuple(directories[i] for i in order),
@@ -148,10 +160,25 @@ def read_file(environ: Mapping[str, str] = os.environ) -> tuple[Path | None, Con
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}", url=str(path)) from error
         try:
-            return path.absolute(), msgspec.convert(tomllib.loads(text), ConfigFile)
-        except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+            said = tomllib.loads(text)
+            _check_names(said, path)
+            return path.absolute(), msgspec.convert(said, ConfigFile)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
             raise ConfigError(f"{path}: {error}", url=str(path)) from error
     return None, ConfigFile()
+
+
+def _check_names(said: Mapping[str, Any], path: Path) -> None:
+    """ConfigError for a setting that there is not, with the one that was likely meant."""
+    known = ConfigFile.__struct_fields__
+    for name in said.keys() - set(known):
+        import difflib
+
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(
+            f"{path}: there is no setting {name!r}; {hint}The settings are {', '.join(known)}", url=str(path)
+        )
 
 
 def _directories(
@@ -159,18 +186,22 @@ def _directories(
     in_file: str | list[str] | None,
     file: str,
     environ: Mapping[str, str],
+    *,
+    ask_daemon: bool,
 ) -> tuple[list[str], str]:
     """The real paths of the cache directories, and who said so."""
     listed = [p for p in environ.get("IOACCEL_CACHE_DIR", "").split(":") if p]
     chosen, origin = _first(
         (given, "argument"), (listed or None, "IOACCEL_CACHE_DIR"), (in_file, file), (None, _SERVE)
     )
-    if chosen is None:
+    if chosen is None and ask_daemon:
         chosen = served_directories(environ)
     if chosen is None:
         origin = "default"
         chosen = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ioaccel"
-    names = [chosen] if isinstance(chosen, (str, os.PathLike)) else list(chosen)
+    names = [chosen]
+    if not isinstance(chosen, (str, os.PathLike)) and isinstance(chosen, Iterable):
+        names = list(chosen)
     if not names or not all(isinstance(n, (str, os.PathLike)) and os.fspath(n) for n in names):
         raise ConfigError(f"cache_dir is a path or a list of paths, not {chosen!r}")
     paths = [os.path.realpath(os.path.expanduser(os.fspath(n))) for n in names]
@@ -224,7 +255,7 @@ def split_size(size: Any, directories: Sequence[str]) -> list[int | None]:
     if size is None:
         return [None] * len(directories)
     disks = [_disk_of(d) for d in directories]
-    if not isinstance(size, (str, int, float)):
+    if not isinstance(size, str) and isinstance(size, Iterable):
         sizes = list(size)
         if len(sizes) != len(directories):
             raise ConfigError(f"cache_size has {len(sizes)} entries for {len(directories)} directories")
@@ -276,13 +307,16 @@ def runtime_file(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def served_directories(environ: Mapping[str, str] = os.environ) -> list[str] | None:
-    """The directories of this user's running daemon, or None if there is none."""
+    """The directories of this user's daemon, or None if there is none.
+
+    A daemon that was killed left its file, and counts while its cache is there: the jobs that read it go
+    on with an engine of their own, and a new one must not begin elsewhere with nothing.
+    """
     path = runtime_file(environ)
     try:
         if path.parent.stat().st_uid != os.getuid():
             return None
         served = msgspec.json.decode(path.read_bytes(), type=Served)
-        os.kill(served.pid, 0)
     except (OSError, msgspec.MsgspecError):
         return None
-    return served.directories
+    return served.directories if any((Path(d) / "shard.data").exists() for d in served.directories) else None

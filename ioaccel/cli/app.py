@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -9,15 +10,20 @@ from typer.core import TyperGroup
 
 import ioaccel
 from ioaccel.cli import config, demo, doctor, du, evict, serve, status, verify, warm
-from ioaccel.cli.errors import reported
+from ioaccel.cli.errors import complain, reported
 
 
 class Verbs(TyperGroup):
-    """All verbs; whatever one of them raises ends as one line and an exit code."""
+    """All verbs; whatever one of them raises ends as one line and an exit code, a warning is one line."""
 
     def invoke(self, ctx: Any) -> Any:
-        with reported():
+        with reported(), warnings.catch_warnings():
+            warnings.showwarning = _show_warning  # type: ignore[assignment]  # it needs no more arguments
             return super().invoke(ctx)
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    complain(str(message))
 
 
 app = typer.Typer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,12 +62,21 @@ def left_on_disk(directory: str) -> dict[str, Any]:
     found: dict[str, Any] = {"directory": directory, "capacity_bytes": None, "file_bytes": 0}
     try:
         capacity = capacity_on_disk(Path(directory))
-        if capacity is None:
-            return found | {"health": "no cache", "trouble": ""}
-        # What the file takes of the disk: segments are given their space when they are begun.
-        size = os.stat(Path(directory) / "shard.data").st_blocks * 512
-        return found | {"capacity_bytes": capacity, "file_bytes": size, "health": "ok", "trouble": ""}
+        if capacity is not None:
+            # What the file takes of the disk: segments are given their space when they are begun.
+            size = os.stat(Path(directory) / "shard.data").st_blocks * 512
+            found |= {"capacity_bytes": capacity, "file_bytes": size}
+        _check_writable(Path(directory))
+        return found | {"health": "no cache" if capacity is None else "ok", "trouble": ""}
     except CacheDirectoryError as error:
         return found | {"health": "unusable", "trouble": str(error)}
     except OSError as error:
         return found | {"health": "unusable", "trouble": str(directory_error(Path(directory), error))}
+
+
+def _check_writable(directory: Path) -> None:
+    """OSError if no engine could start in a directory, or make it, because it cannot be written to."""
+    there = next(path for path in (directory, *directory.parents) if path.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        read_only = os.statvfs(there).f_flag & os.ST_RDONLY
+        raise OSError(errno.EROFS if read_only else errno.EACCES, "")

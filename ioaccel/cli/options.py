@@ -59,6 +59,8 @@ class CacheArguments:
 
     def __post_init__(self) -> None:
         if self.config is not None:
+            if not os.path.isfile(self.config):
+                raise ConfigError(f"--config {self.config}: there is no such file", url=self.config)
             # The engine that may be started has to read the same file.
             os.environ["IOACCEL_CONFIG"] = os.path.abspath(self.config)
 
@@ -73,11 +75,12 @@ class CacheArguments:
         """The ``-o`` options; None if there are none, so that those of ioaccel.toml hold."""
         return parse_options(self.option) if self.option else None
 
-    def load(self) -> CacheConfig:
-        """The configuration that is in force."""
+    def load(self, *, ask_daemon: bool = True) -> CacheConfig:
+        """The configuration that is in force; ``ask_daemon`` as in `ioaccel.config.load`."""
         from ioaccel.config import load
 
-        return load(list(self.cache_dir or []) or None, self.size, self.storage_options)
+        given = list(self.cache_dir or []) or None
+        return load(given, self.size, self.storage_options, ask_daemon=ask_daemon)
 
     def connect(self, *, existing: bool = False, timeout: float = 60.0) -> Cache:
         """The cache, as `ioaccel.connect` opens it.

@@ -30,9 +30,8 @@ def serve(cache_dir: Directories = None, cache_size: Sizes = None, config: Confi
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(message)s"
     )
     logging.captureWarnings(capture=True)
-    # First, or a second daemon would be told that it serves what the first one does.
     file = RuntimeFile.claim()
-    found = CacheArguments(cache_dir, cache_size, config=config).load()
+    found = CacheArguments(cache_dir, cache_size, config=config).load(ask_daemon=False)
     directories = list(found.directories)
     _wait_until_free(directories)
 

@@ -84,7 +84,11 @@ def _facts(found: dict[str, Any]) -> list[tuple[str, str]]:
 def _print_disk(shards: list[dict[str, Any]]) -> None:
     from ioaccel.cli.output import print_table, size
 
-    print("no engine is running; the next client starts one\n")
+    # The first one holds the engine's socket.
+    can_start = shards[0]["health"] != "unusable"
+    print(
+        f"no engine is running; {'the next client starts one' if can_start else 'none can be started here'}\n"
+    )
     print_table(
         ("directory", "on disk>", "size>", "health"),
         [

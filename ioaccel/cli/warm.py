@@ -50,7 +50,9 @@ def warm(
 
     if (url is None) == (file is None):
         raise ConfigError("warm takes a URL, or a list of URLs with -f LIST")
-    with CacheArguments(cache_dir, cache_size, option, config).connect(timeout=timeout) as cache:
+    with CacheArguments(cache_dir, cache_size, option, config).connect(
+        existing=check, timeout=timeout
+    ) as cache:
         if url is not None:
             with waiting(f"Listing {url}"):
                 listing = from_store(cache, url)

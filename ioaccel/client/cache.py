@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -103,8 +104,14 @@ class Cache:
         """
         return self._reader.read_batch(extents)
 
-    def open(self, url: Url) -> BufferedObjectFile:
+    def open(self, url: Url, mode: str = "rb") -> BufferedObjectFile:
         """The object as a seekable binary file, with ``name`` (the URL) and ``size`` (bytes)."""
+        if mode != "rb":
+            raise ConfigError(
+                f"cannot open {url} with mode {mode!r}: the cache only reads, and only bytes (mode 'rb'); "
+                "io.TextIOWrapper(file) makes text of them",
+                url=os.fspath(url),
+            )
         return open_object(self._reader, os.fspath(url))
 
     # ---- knowing --------------------------------------------------------------------------------
@@ -255,11 +262,11 @@ class Cache:
         """`read_many`, for asynchronous code."""
         return await asyncio.to_thread(self.read_many, extents)
 
-    def aopen(self, url: Url) -> AiofilesContextManager[AsyncObjectFile]:
+    def aopen(self, url: Url, mode: str = "rb") -> AiofilesContextManager[AsyncObjectFile]:
         """`open`, for asynchronous code: ``async with cache.aopen(url) as file``, or await it."""
 
         async def opened() -> AsyncObjectFile:
-            return AsyncObjectFile(await asyncio.to_thread(self.open, url), loop=None, executor=None)
+            return AsyncObjectFile(await asyncio.to_thread(self.open, url, mode), loop=None, executor=None)
 
         return AiofilesContextManager(opened())
 
@@ -330,12 +337,12 @@ def connect(
     """Opens the cache in ``cache_dir``, starting its engine if none runs, and begins a session.
 
     cache_dir        a directory or a list of them, made if missing; default ``IOACCEL_CACHE_DIR``,
-                     ``ioaccel.toml``, the directories of a running ``ioaccel serve``, or
-                     ``~/.cache/ioaccel``
+                     ``ioaccel.toml``, the directories of ``ioaccel serve`` (also of one that
+                     was killed), or ``~/.cache/ioaccel``
     cache_size       payload bytes: ``"100GB"``, ``"64MiB"``, a number, a fraction of the disk (0.8), or a
                      list with one for each directory; a total is shared by the sizes of the disks. The
                      files are larger by their headers. Default: as the cache was made, or 80% of what
-                     is free when it is made. Ignored while an engine runs already
+                     is free when it is made. Ignored, with a warning, while an engine runs already
     storage_options  for the stores: fsspec's names or obstore's, flat or by scheme
     consistency      ``"session"`` (default): a version is checked once a session; ``"immutable"``: what is
                      cached is believed
@@ -346,8 +353,43 @@ def connect(
     CacheFormatError for a directory that cannot be used.
     """
     config: CacheConfig = load(cache_dir, cache_size, storage_options, consistency, max_age)
-    if not timeout > 0:
+    given: Any = timeout  # not every caller has its types checked
+    if not isinstance(given, (int, float)) or not given > 0:
         raise ConfigError(f"timeout is a positive number of seconds, not {timeout!r}")
     reader = Reader(config, uuid.uuid4().hex, int(time.time() * 1000), timeout)
     reader.attach()
+    try:
+        _warn_of_another_size(reader)
+    except BaseException:  # warnings may be errors
+        reader.close()
+        raise
     return Cache(reader)
+
+
+_warned_of_another_size = False
+
+
+def _warn_of_another_size(reader: Reader) -> None:
+    """Says, once a process, that the engine ran already, with another size than was asked for."""
+    global _warned_of_another_size  # noqa: PLW0603  # a job that connects for each file is told once
+    config = reader.config
+    if _warned_of_another_size or None in config.capacities:
+        return
+    answer = reader.ask(wire.Status())
+    if not isinstance(answer, wire.State):
+        return
+    served = {shard["directory"]: shard["capacity_bytes"] for shard in answer.status["shards"]}
+    wanted = dict(zip(config.directories, config.capacities, strict=True))
+    if all(wanted[directory] == capacity for directory, capacity in served.items()):
+        return
+    _warned_of_another_size = True
+    warnings.warn(
+        f"the cache in {', '.join(config.directories)} is served with {_sizes(served.values())}, and the "
+        f"{_sizes(wanted.values())} of cache_size ({config.origins['cache_size']}) do not count; to change "
+        f"its size, end what uses it (engine {answer.status['engine_pid']}) and connect again",
+        stacklevel=3,
+    )
+
+
+def _sizes(sizes: Iterable[int | None]) -> str:
+    return " + ".join(f"{(size or 0) / 1e9:.6g} GB" for size in sizes)

@@ -21,9 +21,9 @@ def default_cache() -> Cache:
         return _cache
 
 
-def open(url: Url) -> BufferedObjectFile:  # noqa: A001  # the public name
+def open(url: Url, mode: str = "rb") -> BufferedObjectFile:  # noqa: A001  # the public name
     """`Cache.open` of the default cache: IOACCEL_CACHE_DIR, IOACCEL_CACHE_SIZE, ``ioaccel.toml``."""
-    return default_cache().open(url)
+    return default_cache().open(url, mode)
 
 
 def _after_fork() -> None:

@@ -1,4 +1,4 @@
-"""The one thing that differs between the two runs: how the bytes of a URL are fetched.
+"""What differs between the two runs: how the bytes of a URL are fetched. (And the loader is accelerated.)
 
 A reader is a picklable callable, ``read(url) -> bytes``, that the data set calls in the worker
 processes. ``store_bytes()`` is asked in the training process; only differences mean something.

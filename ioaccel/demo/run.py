@@ -49,7 +49,7 @@ def run(options: DemoOptions, console: Console) -> dict[str, Any]:
         direct = DirectReader(stage.urls[0], stage.storage_options)
         runs = {
             "direct": _train("direct", direct, stage, options, report),
-            "ioaccel": _train("ioaccel", CachedReader(cache), stage, options, report),
+            "ioaccel": _train("ioaccel", CachedReader(cache), stage, options, report, cache),
         }
     report.table(runs)
     report.line(figures.NOTES)
@@ -133,8 +133,15 @@ def _wait_for_engine(path: Path) -> None:
             time.sleep(0.05)
 
 
-def _train(name: str, reader: Reader, stage: Stage, options: DemoOptions, report: Report) -> list[Epoch]:
-    """One of the two runs, with a line for each of its epochs."""
+def _train(
+    name: str,
+    reader: Reader,
+    stage: Stage,
+    options: DemoOptions,
+    report: Report,
+    cache: Cache | None = None,
+) -> list[Epoch]:
+    """One of the two runs, with a line for each of its epochs; accelerated if it has a cache."""
     from ioaccel.demo.samples import ObjectDataset
     from ioaccel.demo.train import train
 
@@ -149,6 +156,7 @@ def _train(name: str, reader: Reader, stage: Stage, options: DemoOptions, report
             workers=options.workers,
             store_bytes=reader.store_bytes,
             progress=task.advance,
+            cache=cache,
         )
         with closing(epochs):
             for epoch in epochs:

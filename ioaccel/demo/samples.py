@@ -23,15 +23,15 @@ class ObjectDataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
     def __init__(self, urls: Sequence[str], labels: Sequence[int], read: Callable[[str], bytes]) -> None:
         """``read`` is called in the worker processes, once a sample."""
-        self._urls = urls
-        self._labels = labels
+        self.urls = urls
+        self.labels = labels
         self._read = read
 
     def __len__(self) -> int:
-        return len(self._urls)
+        return len(self.urls)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return decode(self._read(self._urls[index])), self._labels[index]
+        return decode(self._read(self.urls[index])), self.labels[index]
 
 
 def decode(data: bytes) -> torch.Tensor:

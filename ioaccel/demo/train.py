@@ -1,4 +1,4 @@
-"""The training run: a small real model, a plain DataLoader, and a stopwatch.
+"""The training run: a small real model, a DataLoader, plain or accelerated, and a stopwatch.
 
 Everything random is seeded and everything computed is deterministic, so two runs over the same
 bytes have the same losses to the last bit. That is how the demo shows that ioaccel changes nothing
@@ -11,12 +11,17 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ioaccel.demo.samples import SHAPE, ObjectDataset
+from ioaccel.torch import accelerate
+
+if TYPE_CHECKING:
+    from ioaccel import Cache
 
 Loader = DataLoader[tuple[torch.Tensor, int]]
 
@@ -52,11 +57,12 @@ def train(
     workers: int,
     store_bytes: Callable[[], int],
     progress: Callable[[int], None],
+    cache: Cache | None = None,
 ) -> Generator[Epoch, None, None]:
     """Train a new model for ``epochs``, yielding each epoch's figures as it ends.
 
     ``store_bytes`` is what the data set's reader has taken from the store so far; ``progress`` is
-    called with the number of samples after each batch.
+    called with the number of samples after each batch. With a ``cache``, the same loader is accelerated.
     """
     with _deterministic():
         step = _Step(classes)
@@ -67,6 +73,8 @@ def train(
             num_workers=workers,
             generator=torch.Generator().manual_seed(SEED),
         )
+        if cache is not None:
+            loader = accelerate(loader, cache=cache)
         for _ in range(epochs):
             yield _epoch(loader, step, store_bytes, progress)
 

@@ -18,6 +18,7 @@ from ioaccel.engine.flights import Flights, Latch
 from ioaccel.engine.objects import Objects, now_ms
 from ioaccel.errors import ObjectNotFoundError, StoreError, StoreTimeoutError
 from ioaccel.sources import ObjectInfo, RetryableError, Source, SourceSpec
+from ioaccel.sources.base import CHECK_THE_STORE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -131,7 +132,7 @@ def _pages(
             pause = next(pauses, None)
             if pause is None:
                 raise StoreError(
-                    f"{url} cannot be listed: {error}",
+                    f"cannot list {error}; {CHECK_THE_STORE}",
                     url=url,
                     attempts=len(_PAUSES) + 1,
                     elapsed=time.monotonic() - begun,

@@ -7,7 +7,7 @@ import re
 import string
 from collections.abc import Iterable, Sequence
 
-from ioaccel.errors import ConfigError
+from ioaccel.errors import ConfigError, UnsupportedURLError
 
 _NUMBERS = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\Z")
 _LETTERS = re.compile(r"([A-Za-z])\.\.([A-Za-z])(?:\.\.-?(\d+))?\Z")
@@ -25,13 +25,20 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def expand_urls(urls: str | Iterable[str]) -> list[str]:
-    """The URLs that one pattern, or a list of patterns, stands for. ConfigError if there is none."""
+    """The URLs that one pattern, or a list of patterns, stands for. ConfigError for none."""
     patterns = [urls] if isinstance(urls, str) else list(urls)
     found = [url for pattern in patterns for url in expand_braces(pattern)]
     if not found:
         raise ConfigError(
             "the list of shards is empty; pass a URL such as 's3://bucket/train-{0000..0146}.tar'"
         )
+    for url in found:
+        if url.endswith("/"):
+            raise UnsupportedURLError(
+                f"{url} is a prefix, and the shards below it are wanted by name: pass "
+                f"'{url}train-{{0000..0146}}.tar', or a list of URLs",
+                url=url,
+            )
     return found
 
 

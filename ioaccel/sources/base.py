@@ -43,6 +43,10 @@ class Fetched(NamedTuple):
     data: Data
 
 
+CHECK_THE_STORE = "check that the endpoint is right, and the store reachable and not overloaded"
+"""What to do when all attempts failed."""
+
+
 class RetryableError(Exception):
     """This attempt failed and the next one may not. Never shown to a user.
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ioaccel.errors import StoreError, StoreTimeoutError
-from ioaccel.sources.base import RetryableError
+from ioaccel.sources.base import CHECK_THE_STORE, RetryableError
 
 T = TypeVar("T")
 
@@ -162,7 +162,7 @@ class Governor:
         kind = StoreTimeoutError if timed_out else StoreError
         what = why if why.startswith(url) else f"{url}: {why}"
         return kind(
-            f"{what}; check that the store is reachable and not overloaded",
+            f"{what}; {CHECK_THE_STORE}",
             url=url,
             range=range,
             attempts=attempts,

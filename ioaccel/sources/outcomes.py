@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from obstore import exceptions as obstore
 
@@ -164,7 +165,8 @@ def _connection(text: str, at: At) -> Exception | None:
         )
     if "HttpError" in text:
         timed_out = "kind: Timeout" in text
-        what = "no answer in time" if timed_out else "the connection failed"
+        host = _endpoint(text)
+        what = f"no answer in time from {host}" if timed_out else f"the connection to {host} failed"
         return RetryableError(f"{at.url}: {what} ({_cause(text)})", timed_out=timed_out)
     if "MissingContentLength" in text or "UnexpectedRange" in text:
         return RetryableError(f"{at.url}: a broken answer ({_brief(text)})")
@@ -179,6 +181,13 @@ def _final(error: Exception, text: str, at: At) -> Exception:
     if isinstance(error, (obstore.NotSupportedError, NotImplementedError)):
         return UnsupportedURLError(f"{at.url}: the store cannot do this ({_brief(text)})", url=at.url)
     return StoreError(f"{at.url}: the store refused ({_brief(text)})", url=at.url, range=at.range)
+
+
+def _endpoint(text: str) -> str:
+    """Where a request went, as ``http://host:port``; obstore does not say it of a body that breaks off."""
+    found = _METHOD.search(text)
+    parts = urlsplit(found[2] if found else "")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "the store"
 
 
 def _cause(text: str) -> str:

@@ -38,6 +38,7 @@ _LOCAL_ODD = re.compile(r"//|/\.{1,2}(?:/|$)|/$")
 _BUCKET = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._$-]*\Z")
 _AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_LIST_IT = "pass the URL of an object; manifest(url) of a cache lists what lies below"
 _ODD_SEGMENT = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
 
 
@@ -99,7 +100,9 @@ def split_object_url(url: str | os.PathLike[Any]) -> tuple[str, str, str]:
             why = "send a user name and password as headers={'Authorization': ...} in storage_options"
         _refuse(url, why)
     if not key:
-        _refuse(url, "it names no key; to read what lies below it, list it first")
+        _refuse(url, f"it names no key; {_LIST_IT}")
+    if key.endswith("/") and not http and not why_unaddressable(key[:-1]):
+        _refuse(url, f"it is a prefix, because it ends with '/'; {_LIST_IT}")
     if not http and (reason := why_unaddressable(key)):
         _refuse(url, f"{reason}; copy the object to a plain key")
     return scheme, bucket, key

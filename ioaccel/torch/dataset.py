@@ -25,6 +25,7 @@ from ioaccel.intercept.scope import Scope
 from ioaccel.plan.reads import Reads, Rule
 from ioaccel.plan.told import names_of
 from ioaccel.plan.trace import Trace
+from ioaccel.torch.explain import Explanation
 from ioaccel.torch.tally import Row, Tally
 
 log = logging.getLogger("ioaccel")
@@ -232,7 +233,23 @@ class _Proxy:
     def __getattr__(self, name: str) -> Any:
         if name.startswith(("__", "_ioaccel_")):
             raise AttributeError(name)  # what copies and pickles would be told to be the one inside
+        if name == "explain" and not hasattr(self._ioaccel_inner, name):
+            return self._ioaccel_explain
         return getattr(self._ioaccel_inner, name)
+
+    def _ioaccel_explain(self) -> Explanation:
+        """Where this process knows from what samples read. A data set has no epochs: a loader has."""
+        worker = self._ioaccel_worker()
+        source = (
+            worker.reads.source()
+            if worker.reads.known
+            else "what a sample reads is not known before it is read"
+        )
+        return Explanation(
+            f"{source}. This is a data set alone: accelerate() its DataLoader to have its sampler looked "
+            "ahead of, reads recorded and waits measured",
+            refused=dict(worker.scope.refused),
+        )
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._ioaccel_inner, name, value)

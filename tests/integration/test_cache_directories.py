@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import DataSet, gone, kill_engine, stop_engine, wait_for
@@ -85,6 +86,34 @@ class TestMade:
     def test_a_size_that_no_disk_has(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="more than the"):
             ioaccel.connect(tmp_path / "cache", "900TB")
+
+    def test_a_size_that_does_not_count_is_said_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("ioaccel.client.cache._warned_of_another_size", False)
+        with ioaccel.connect(tmp_path, "10MB") as cache:
+            with ioaccel.connect(tmp_path, "10MB"), ioaccel.connect(tmp_path):
+                pass
+            with pytest.warns(UserWarning, match=r"with 0\.01 GB, .* 0\.02 GB .*engine \d+") as caught:
+                ioaccel.connect(tmp_path, "20MB").close()
+            assert [Path(warning.filename) for warning in caught] == [Path(__file__)]
+            ioaccel.connect(tmp_path, "20MB").close()
+            assert cache.status()["capacity_bytes"] == 10_000_000
+
+    @pytest.mark.parametrize(
+        ("given", "says"),
+        [
+            ({"cache_dir": 5}, "cache_dir is a path"),
+            ({"cache_dir": []}, "cache_dir is a path"),
+            ({"cache_size": object()}, "cache_size is a positive size"),
+            ({"storage_options": 5}, "storage_options is a dictionary"),
+            ({"timeout": "long"}, "timeout is a positive number"),
+        ],
+        ids=str,
+    )
+    def test_arguments_of_another_type(self, given: dict[str, Any], says: str) -> None:
+        with pytest.raises(ConfigError, match=says):
+            ioaccel.connect(**given)
 
     @pytest.mark.parametrize("size", [1, "64KiB"])
     def test_a_size_that_is_tiny(self, s3: SeaweedS3, tmp_path: Path, data: DataSet, size: object) -> None:
@@ -168,8 +197,9 @@ class TestInUse:
         leaving.join()
 
     def test_a_size_for_a_running_engine_is_ignored_and_heeded_by_the_next(
-        self, s3: SeaweedS3, tmp_path: Path, data: DataSet
+        self, s3: SeaweedS3, tmp_path: Path, data: DataSet, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr("ioaccel.client.cache._warned_of_another_size", True)
         with ioaccel.connect(tmp_path, "20MB", s3.storage_options) as cache:
             assert_right(cache, data)
             with ioaccel.connect(tmp_path, "5MB", s3.storage_options) as other:

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import pickle
+import re
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import pytest
 from support import DataSet, payload
 
 import ioaccel
-from ioaccel import Cache, ObjectNotFoundError
+from ioaccel import Cache, ConfigError, ObjectNotFoundError
 from ioaccel.testing.seaweed import SeaweedS3
 
 BUCKET = "cache-open"
@@ -78,6 +79,14 @@ def test_it_reads_as_a_local_file_does(cache: Cache, data: DataSet, key: str) ->
 def test_an_object_that_is_not_there(cache: Cache) -> None:
     with pytest.raises(ObjectNotFoundError):
         cache.open(f"s3://{BUCKET}/nothing")
+
+
+def test_a_mode_as_open_has_it(cache: Cache, data: DataSet) -> None:
+    with cache.open(data.url("large"), "rb") as file, cache.open(data.url("large"), mode="rb") as same:
+        assert file.mode == same.mode == "rb"
+    for mode in ("r", "w", "wb", "ab", "r+b"):
+        with pytest.raises(ConfigError, match=rf"mode '{re.escape(mode)}': the cache only reads"):
+            cache.open(data.url("large"), mode)
 
 
 def test_a_file_is_pickled_with_its_position(cache: Cache, data: DataSet) -> None:
@@ -175,7 +184,7 @@ def test_torch(cache: Cache, s3: SeaweedS3) -> None:
 
 async def test_asynchronous_files(cache: Cache, data: DataSet) -> None:
     content = data.data("large")
-    async with cache.aopen(data.url("large")) as file:
+    async with cache.aopen(data.url("large"), "rb") as file:
         assert (file.name, file.size) == (data.url("large"), len(content))
         assert await file.read(100) == content[:100]
         assert await file.seek(4 * MIB - 50) == 4 * MIB - 50

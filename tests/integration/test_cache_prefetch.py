@@ -143,7 +143,7 @@ def test_the_queue_of_a_session_that_left_is_dropped(
     s3: SeaweedS3, cache: Cache, data: DataSet, proxy: CountingProxy
 ) -> None:
     proxy.hook = Watch(delay=0.2)
-    with connect(proxy, s3, Path(cache.directories[0]), COUNT * SIZE) as other:
+    with connect(proxy, s3, Path(cache.directories[0]), 2 * COUNT * SIZE) as other:
         send(other, data.urls[:700], 2)
     began = time.monotonic()
     cache.prefetch(data.urls[700:])
@@ -154,7 +154,7 @@ def test_the_queue_of_a_session_that_left_is_dropped(
 
 def test_sessions_take_turns(s3: SeaweedS3, cache: Cache, data: DataSet, proxy: CountingProxy) -> None:
     proxy.hook = Watch(delay=0.2)
-    with connect(proxy, s3, Path(cache.directories[0]), COUNT * SIZE) as other:
+    with connect(proxy, s3, Path(cache.directories[0]), 2 * COUNT * SIZE) as other:
         other.prefetch([*data.urls[:700], *([data.urls[0]] * 10_000)])
         cache.prefetch(data.urls[760:])
         wait_for(lambda: sum(cache.resident(data.urls[760:])) == 40 * SIZE, 2.3)

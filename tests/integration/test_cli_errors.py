@@ -80,7 +80,7 @@ def test_an_endpoint_that_nobody_listens_at(cli: Cli, data: DataSet) -> None:
         given = ("warm", data.url("data"), "--cache-dir", cli.cache_dir, "--cache-size", "100MB")
         done = cli.process(*given, AWS_ENDPOINT_URL=endpoint)
     assert (done.code, done.out) == (5, "")
-    assert "Connection refused" in done.complaint
+    assert f"the connection to {endpoint} failed (Connection refused); check" in done.complaint
     assert re.match(rf"Listing {data.url('data')}: [5-8]\.\d s\n", done.err), done.err
     assert done.seconds < 30
 
@@ -121,11 +121,24 @@ def test_a_size_that_makes_no_sense(cli: Cli, verb: list[str], size: str) -> Non
 
 
 def test_a_configuration_that_makes_no_sense(cli: Cli) -> None:
-    (cli.home / "bad.toml").write_text("cache_dri = 1\n")
-    for config in ("bad.toml", "missing.toml"):
-        done = cli.process("status", "--config", config)
+    for text, says in (
+        (
+            "cache_dri = 1",
+            "no setting 'cache_dri'; did you mean 'cache_dir'? The settings are cache_dir, ",
+        ),
+        ("cache_dir = 1", "Expected `str"),
+        ("cache_dir = ", "Invalid value"),
+        ("cache_size = 'ten'", "not 'ten'"),
+        ("max_age = -1", "not -1"),
+    ):
+        (cli.home / "bad.toml").write_text(text)
+        done = cli.run("config", "--config", "bad.toml")
         assert (done.code, done.out) == (2, "")
-        assert config in done.complaint
+        assert str(cli.home / "bad.toml") in done.complaint
+        assert says in done.complaint
+    for name in ("missing.toml", "."):
+        done = cli.process("config", "--config", name)
+        assert (done.code, done.complaint) == (2, f"--config {name}: there is no such file")
 
 
 @pytest.mark.parametrize("verb", VERBS_ON_A_CACHE)
@@ -158,6 +171,14 @@ def test_a_read_only_cache_directory(cli: Cli, read_only: Path, verb: list[str])
     assert (done.code, done.out) == (6, "")
     assert str(read_only) in done.complaint
     assert "read-only" in done.complaint or "may not write" in done.complaint
+
+
+def test_status_of_a_read_only_cache_directory(cli: Cli, read_only: Path) -> None:
+    for directory in (read_only, read_only / "below"):
+        done = cli.run("status", "--cache-dir", directory)
+        assert (done.code, done.err) == (1, "")
+        assert done.out.startswith("no engine is running; none can be started here\n")
+        assert "read-only" in done.out or "may not write" in done.out
 
 
 def test_doctor_on_a_read_only_cache_directory(cli: Cli, read_only: Path) -> None:
@@ -198,7 +219,7 @@ def test_directories_that_another_engine_serves_with_others(cli: Cli, data: Data
         assert cli.run("warm", data.url("data"), "--cache-dir", b, "--cache-dir", a).code == 0
 
 
-@pytest.mark.parametrize("verb", VERBS_ON_A_CACHE[1:4])
+@pytest.mark.parametrize("verb", [*VERBS_ON_A_CACHE[1:4], ["warm", "--check", "s3://b/k"]])
 def test_no_cache_is_made_to_look_into(cli: Cli, verb: list[str]) -> None:
     done = cli.cached(*verb)
     assert (done.code, done.out) == (6, "")

@@ -139,6 +139,22 @@ class Files:
     def __getitem__(self, i):
         return self.paths[i].read_bytes()
 
+class Noisy(Files):
+    def __getitem__(self, i):
+        import torch
+        settings = Path.home() / ".aws" / "config"
+        settings.parent.mkdir(exist_ok=True)
+        settings.touch()
+        package = next(Path(torch.__file__).parent.rglob("*.h"))
+        certificates = Path(__file__).parent / "certificates" / "mine.pem"
+        certificates.parent.mkdir(exist_ok=True)
+        certificates.touch()
+        for path in ("/etc/hosts", "/proc/self/status", settings, certificates, package):
+            Path(path).read_bytes()
+        (Path.home() / "logs").mkdir(exist_ok=True)
+        (Path.home() / "logs" / "mine").write_text("written")
+        return super().__getitem__(i)
+
 class Client(Files):
     def __getitem__(self, i):
         with socket.socket() as sock:
@@ -173,6 +189,10 @@ def test_doctor_of_a_data_set(cli: Cli, tmp_path: Path) -> None:
     left = doctor("mine:Files").out
     assert "can be served by the cache" in left
     assert f"it opens files in {tmp_path} itself" in left
+    noisy = doctor("mine:Noisy").out
+    assert [line for line in noisy.splitlines() if "opens files in" in line] == [
+        line for line in left.splitlines() if "opens files in" in line
+    ]
     assert "it connects to 127.0.0.1:9 itself" in doctor("mine:Client").out
     raising = doctor("mine:Raising")
     assert raising.code == 1

@@ -107,11 +107,33 @@ def test_a_killed_one_is_replaced(cli: Cli, data: DataSet) -> None:
         first.kill()
         first.wait()
     assert cli.served.exists()
-    assert cli.run("config", "--json").json["settings"]["cache_dir"]["from"] == "default", "it is believed"
     with cli.serve(*arguments) as second:
         assert second.pid != first.pid
         assert cli.run("status", "--json").json["recovered_blocks"] == 10
     assert not cli.served.exists()
+
+
+def test_the_cache_of_a_killed_one_is_found(cli: Cli, data: DataSet) -> None:
+    a, b = str(cli.home / "a"), str(cli.home / "b")
+    with cli.serve("--cache-dir", a, "--cache-dir", b, "--cache-size", "100MB") as daemon:
+        assert cli.run("warm", data.url("data")).code == 0
+        daemon.kill()
+        daemon.wait()
+    pid, directories, _ = job(cli, data.urls[0])
+    assert pid != daemon.pid
+    assert directories == [a, b], "a job begins elsewhere with nothing"
+    found = cli.run("status", "--json").json
+    assert (found["blocks"], found["capacity_bytes"]) == (10, 100_000_000)
+    # A daemon does what it is told, and not what an earlier one was.
+    wait_for(lambda: gone(pid))
+    with cli.serve("--cache-size", "50MB"):
+        assert job(cli, data.urls[0])[1] == [str(cli.home / "xdg-cache" / "ioaccel")]
+
+
+def test_the_file_of_a_killed_one_whose_cache_is_gone_does_not_count(cli: Cli) -> None:
+    cli.served.parent.mkdir(mode=0o700)
+    cli.served.write_text(json.dumps({"pid": os.getpid(), "directories": [str(cli.cache_dir)]}))
+    assert cli.run("config", "--json").json["settings"]["cache_dir"]["from"] == "default"
 
 
 def test_a_stale_file_with_a_living_process_id_is_replaced(cli: Cli) -> None:

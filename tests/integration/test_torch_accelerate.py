@@ -579,6 +579,19 @@ def test_it_says_what_is_not_accelerated(cache: Cache, data: DataSet, options: O
     assert "cannot be looked ahead of" in str(odd.explain())  # type: ignore[attr-defined]
 
 
+def test_a_data_set_alone_explains_itself(cache: Cache, data: DataSet, options: Options) -> None:
+    told: Any = accelerate(td.Told(data.urls, options), cache=cache)
+    assert "is not known before it is read" in str(told.explain())
+    assert told[0] == (0, expected(data)[0])
+    assert "in .samples: prefetch is exact. This is a data set alone" in str(told.explain())
+    refused: Any = accelerate(td.Objects(data.urls, options | {"version_aware": True}), cache=cache)
+    assert refused[0] == (0, expected(data)[0])
+    assert "not accelerated: s3://" in str(refused.explain())
+    own: Any = accelerate(td.Numbers(), cache=cache)
+    own.explain = lambda: "mine"
+    assert own.explain() == "mine"
+
+
 def test_figures_of_persistent_workers_are_of_each_epoch(
     cache: Cache, data: DataSet, options: Options
 ) -> None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -24,7 +24,7 @@ from rich.console import Console
 
 from ioaccel.demo import extras, figures, images, latency, picture, stage
 from ioaccel.demo.options import DemoOptions
-from ioaccel.demo.readers import DirectReader
+from ioaccel.demo.readers import CachedReader, DirectReader
 from ioaccel.demo.report import Report
 from ioaccel.demo.run import run
 from ioaccel.errors import ConfigError, IOAccelError
@@ -271,40 +271,17 @@ def test_the_picture_is_drawn(tmp_path: Path, suffix: str) -> None:
 # --- all of it ---
 
 
-class FakeCache:
-    """A cache of local files: ``spoil`` changes what it hands out."""
-
-    def __init__(self, folder: Path, spoil: bool) -> None:
-        self._folder, self._spoil = folder, spoil
-
-    def read(self, url: str) -> bytes:
-        data = Path(url.removeprefix("file://")).read_bytes()
-        return b"spoilt" if self._spoil else data
-
-    def manifest(self, url: str) -> pa.Table:
-        keys = sorted(str(path.relative_to(self._folder)) for path in self._folder.rglob("*.jpg"))
-        sizes = [(self._folder / key).stat().st_size for key in keys]
-        table = pa.table({"key": keys, "size": sizes})
-        return table.replace_schema_metadata({b"ioaccel.root": f"{url}/".encode()})
-
-    def status(self) -> dict[str, int]:
-        return {"store_bytes": 0}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        pass
-
-
 @pytest.mark.parametrize("spoil", [False, True])
 def test_run_compares_two_runs(
     spoil: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ioaccel.connect", lambda *args: FakeCache(folder, spoil))
+    if spoil:
+        monkeypatch.setattr(CachedReader, "__call__", lambda self, url: b"spoilt")
     options = DemoOptions(
         url=f"file://{folder}",
+        cache_dir=tmp_path / "cache",
         epochs=2,
+        workers=0,  # where what is spoilt is spoilt
         batch_size=16,
         json=tmp_path / "figures.json",
         picture=tmp_path / "picture.png",
@@ -329,6 +306,8 @@ def test_run_compares_two_runs(
         }
     size = sum(path.stat().st_size for path in folder.rglob("*.jpg"))
     assert [epoch["store_bytes"] for epoch in result["direct"]["epochs"]] == [size, size]
+    if not spoil:
+        assert [epoch["store_bytes"] for epoch in result["ioaccel"]["epochs"]] == [size, 0]
     assert (tmp_path / "picture.png").exists()
     assert ("identical to the last bit" in output.getvalue()) is not spoil
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ioaccel.errors import ConfigError
+from ioaccel.errors import ConfigError, UnsupportedURLError
 from ioaccel.formats.braces import expand_braces, expand_urls
 
 PIECES = [
@@ -75,3 +75,7 @@ def test_lists_of_patterns() -> None:
     assert expand_urls(["a-{0..1}", "b"]) == ["a-0", "a-1", "b"]
     with pytest.raises(ConfigError, match="empty"):
         expand_urls([])
+    with pytest.raises(
+        UnsupportedURLError, match=r"s3://b/train/ is a prefix, .*pass 's3://b/train/train-\{0000\.\."
+    ):
+        expand_urls("s3://b/{train,val}/")

@@ -126,6 +126,12 @@ def test_objects_that_cannot_be_asked_for(url: str) -> None:
     assert repr(url) in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["s3://b", "s3://b/", "s3://b/k/", "az://c/a/b/"])
+def test_a_prefix_is_told_from_a_key_that_cannot_be_asked_for(url: str) -> None:
+    with pytest.raises(UnsupportedURLError, match=r"pass the URL of an object; manifest\(url\)"):
+        split_object_url(url)
+
+
 @given(st.text(max_size=20))
 def test_a_key_is_addressable_if_obstore_keeps_it_as_it_is(key: str) -> None:
     import obstore

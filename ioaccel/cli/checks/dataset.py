@@ -15,14 +15,27 @@ from ioaccel.errors import ConfigError
 if TYPE_CHECKING:
     from ioaccel.cli.options import CacheArguments
 
-# What Python opens to import modules is no data.
-_CODE = (".py", ".pyc", ".so", ".pth", ".json.gz")
+# What Python and its libraries open for themselves is no data: modules, certificates, settings, locales.
+_NO_DATA = (".py", ".pyc", ".so", ".pth", ".json.gz", ".pem", ".crt", ".mo")
+_SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/lib/", "/lib64/", "/usr/lib/", "/usr/lib64/", "/usr/share/")
+_PACKAGES = ("site-packages", "dist-packages")
+_OF_PYTHON = ("lib/", "share/", "ssl/")  # below its prefix
+_SETTINGS = (".aws/", ".azure/", ".config/", ".boto", ".netrc")  # below the home directory
+_WRITES = os.O_WRONLY | os.O_CREAT
 
 
 class _Watch:
     """What happens in this process while samples are read, as Python's audit events tell."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: Sequence[str]) -> None:
+        """``own`` are directories in which nothing is data: those of the cache."""
+        home = os.path.expanduser("~")
+        self._no_data = (
+            *_SYSTEM,
+            *(f"{directory}/" for directory in own),
+            *(f"{prefix}/{name}" for prefix in (sys.prefix, sys.base_prefix) for name in _OF_PYTHON),
+            *(f"{home}/{name}" for name in _SETTINGS),
+        )
         self.on = False
         self.opened: list[str] = []
         self.connected: list[str] = []
@@ -32,11 +45,18 @@ class _Watch:
         if not self.on:
             return
         if name == "open" and isinstance(arguments[0], (str, bytes)):
-            path = os.fsdecode(arguments[0])
-            if not path.endswith(_CODE) and not path.startswith(("/proc/", "/sys/", "/dev/", sys.prefix)):
-                self.opened.append(os.path.abspath(path))
+            path = os.path.abspath(os.fsdecode(arguments[0]))
+            if self._is_data(path) and not arguments[2] & _WRITES:
+                self.opened.append(path)
         elif name == "socket.connect" and isinstance(arguments[1], tuple):
             self.connected.append(":".join(map(str, arguments[1][:2])))
+
+    def _is_data(self, path: str) -> bool:
+        return not (
+            path.endswith(_NO_DATA)
+            or path.startswith(self._no_data)
+            or any(part in _PACKAGES for part in path.split("/"))
+        )
 
 
 def check_dataset(name: str, paths: Sequence[str], arguments: CacheArguments) -> Iterator[Finding]:
@@ -50,7 +70,7 @@ def check_dataset(name: str, paths: Sequence[str], arguments: CacheArguments) ->
     dataset = load_dataset(name)
     with arguments.connect() as cache:
         worker = worker_of(accelerate(dataset, cache=cache, paths=paths))
-        watch = _Watch()
+        watch = _Watch(cache.directories)
         reads: set[str] = set()
         indices = _some_indices(dataset)
         try:
