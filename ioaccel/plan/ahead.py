@@ -61,6 +61,7 @@ class Ahead:
         self._asked = 0.0  # when `notes` was called
         self._sample_bytes = 0.0
         self._calm = 0  # batches in a row that were all there
+        self._skipped: deque[tuple[int, Sequence[int]]] = deque()  # that were not looked at
         self._disk_seconds = 0.0
         self.prefetched = 0  # extents
         _planners.add(self)
@@ -74,18 +75,28 @@ class Ahead:
     def submit(self, indices: Sequence[int]) -> None:
         """A batch that will be drawn later."""
         self._submitted += 1
-        if not self._calms(self._submitted):
+        if self._calms(self._submitted):
+            self._skipped.append((self._submitted, indices))
+        else:
             self._put(self._submitted, indices, drawn=False)
 
     def drawn(self, indices: Sequence[int]) -> None:
         """A batch that is drawn now: it should have arrived, so its sizes are known."""
         self._drawn += 1
+        with contextlib.suppress(IndexError):  # the planner takes them away, too
+            while self._skipped[0][0] <= self._drawn:
+                self._skipped.popleft()
         if not self._calms(self._drawn):
             self._put(self._drawn, indices, drawn=True)
 
+    @property
+    def calm(self) -> bool:
+        """Whether nothing was missing for a while."""
+        return self._calm > _CALM_BATCHES
+
     def _calms(self, number: int) -> bool:
         """Whether a batch need not be looked at."""
-        return self._calm > _CALM_BATCHES and number % _CALM_STRIDE != 0
+        return self.calm and number % _CALM_STRIDE != 0
 
     def _put(self, number: int, indices: Sequence[int], *, drawn: bool) -> None:
         self._queue.put((self._round, number, indices, drawn))
@@ -104,6 +115,7 @@ class Ahead:
         """Forgets what was submitted and not yet asked for: another epoch begins."""
         self._round += 1
         self._submitted = self._drawn = 0
+        self._skipped.clear()
 
     @contextlib.contextmanager
     def resting(self) -> Iterator[None]:
@@ -144,6 +156,8 @@ class Ahead:
 
     def _work(self, number: int, indices: Sequence[int], drawn: bool) -> None:
         self._look_at_disks()
+        if self._calm == 0:
+            self._plan_skipped()
         if drawn:
             while self._waiting and self._waiting[0][0] <= number:
                 self._waiting.popleft()  # too late
@@ -152,7 +166,7 @@ class Ahead:
         if (drawn or time.monotonic() - self._asked > _NOTES_SECONDS) and self._ask():
             return
         if drawn:
-            if self._calm <= _CALM_BATCHES:
+            if not self.calm:
                 self._weigh(indices)
         elif self._plan(indices):
             self._waiting.pop()
@@ -176,6 +190,14 @@ class Ahead:
         self._prefetch(reads)
         return True
 
+    def _plan_skipped(self) -> None:
+        """Somebody had to wait: what looked safe is not."""
+        with contextlib.suppress(IndexError):
+            while True:
+                number, indices = self._skipped.popleft()
+                if number > self._drawn:
+                    self._plan(indices)
+
     def _look_at_disks(self) -> None:
         """What had to be waited for is not in memory: what comes is to be read ahead, batch by batch."""
         disk = sum(reader.disk_seconds for reader in list(self._stores.values()))
@@ -187,10 +209,12 @@ class Ahead:
         self._calm = 0
 
     def _prefetch(self, reads: Sequence[Read]) -> None:
+        # What all is in memory needs no hints, which are most of what it costs to look.
+        hint = not self.calm
         self._calm += 1
         for store, reader in list(self._stores.items()):
             wanted = list(dict.fromkeys(read[1:] for read in reads if read.store == store))
-            missing = reader.missing(wanted, hint=True) if wanted else []
+            missing = reader.missing(wanted, hint=hint) if wanted else []
             if missing:
                 reader.prefetch(missing)
                 self.prefetched += len(missing)

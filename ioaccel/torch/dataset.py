@@ -62,6 +62,7 @@ class Settings:
         self.name = name  # of the data set, from run to run, as it was when it was accelerated
         self.board = uuid.uuid4().hex  # where workers leave notes
         self.tally: Tally | None = None  # what they count; without a loader, nobody asks
+        self.calm = False  # nothing was missing in the last batches of the epoch before
         self.rules: dict[int, Rule] | None = None
         self.exact: bool | None = None
         self.stores: dict[str, Reader] = {}
@@ -101,7 +102,8 @@ class _Worker:
         self._counts: Row | None = None
         self._readers: list[Reader] = []  # of the stores that were read
         self._waited = (0.0, 0.0)
-        self._calm_batches = 0  # in a row, in which nothing was missing
+        # In a row, in which nothing was missing.
+        self._calm_batches = _CALM_BATCHES if settings.calm else 0
         self._store_seconds = 0.0
         self.calm = False  # what is known is cached: samples are not looked after, until one has to wait
 

@@ -59,6 +59,7 @@ class Job:
         epoch = Epoch(workers=max(workers, 1))
         self.epochs.append(epoch)
         self.settings.rules, self.settings.exact = self.reads.rules, self.reads.exact
+        self.settings.calm = self.ahead.calm
         return epoch
 
     def end(self, epoch: Epoch) -> None:

@@ -258,6 +258,37 @@ def test_batches_wait_until_something_is_known_and_no_longer(tmp_path: Path) -> 
     wait_for(lambda: store.asked[2:] == ["s3://x/a"])
 
 
+def test_what_looked_safe_is_planned_when_somebody_had_to_wait(tmp_path: Path) -> None:
+    reads, _ = reads_of(td.Numbers(), tmp_path, lambda indices: [[whole(f"s3://x/{i}")] for i in indices])
+    store = Store()
+    store.asked = [f"s3://x/{i}" for i in range(1000)]  # all is cached
+    waits: list[bool] = []
+
+    def notes() -> bool:
+        if waits and waits.pop():
+            ahead.waited()
+        return False
+
+    ahead = Ahead(reads, {STORE: store}, notes)  # type: ignore[dict-item]
+    for number in range(40):  # all of them are looked at
+        ahead.submit([number])
+    wait_for(lambda: ahead._calm == 40)
+    ahead.reset()
+    for number in range(100, 140):
+        ahead.submit([number])
+    wait_for(lambda: ahead._calm == 45)  # one in eight was looked at
+    for _ in range(7):
+        ahead.drawn([0])
+    store.asked.clear()  # another job has evicted it all
+    waits.append(True)
+    ahead.drawn([0])  # the eighth: notes are asked for, and tell it
+    wait_for(lambda: ahead._calm == 0)
+    ahead.submit([200])
+    # All that was skipped and not yet drawn, and then the newest.
+    skipped = [n for n in range(8, 40) if (n + 1) % 8]
+    wait_for(lambda: store.asked == [f"s3://x/{100 + n}" for n in skipped] + ["s3://x/200"])
+
+
 def test_a_planner_survives_what_its_readers_raise(tmp_path: Path) -> None:
     reads, _ = reads_of(td.Numbers(), tmp_path, lambda indices: [[whole("s3://x/a")] for _ in indices])
     store = Store()
