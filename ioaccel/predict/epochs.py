@@ -48,7 +48,7 @@ def predict(work: Workload, store: Store, node: Node, nodes: int = 1) -> list[Ep
 
 
 def predict_direct(work: Workload, store: Store, node: Node, nodes: int = 1) -> EpochPrediction:
-    """An epoch without ioaccel: each worker waits for one request at a time."""
+    """Any epoch without ioaccel (its number is 0): each worker waits for one request at a time."""
     samples = work.objects / nodes
     readers = work.workers * node.accelerators
     per_sample = work.blocks / work.objects * store.request_s(work.bytes / work.blocks) + work.sample_s
@@ -59,7 +59,7 @@ def predict_direct(work: Workload, store: Store, node: Node, nodes: int = 1) -> 
     }
     limit = max(bounds, key=lambda name: bounds[name])
     stretches = [_Stretch(bounds[limit], limit)]
-    return _epoch(1, work, store, node, nodes, 0.0, work.blocks, work.bytes, stretches)
+    return _epoch(0, work, store, node, nodes, 0.0, work.blocks, work.bytes, stretches)
 
 
 def _epoch(
@@ -73,7 +73,8 @@ def _epoch(
     count: float,
     stretches: list[_Stretch],
 ) -> EpochPrediction:
-    start = work.start_s if epoch == 1 else 0.0
+    # In the first epoch the first batch waits until workers have started, and then for the store.
+    start = work.start_s + store.request_s(work.bytes / work.blocks) if epoch == 1 else 0.0
     data = sum(stretch.seconds for stretch in stretches) + start
     longest = max(stretches, key=lambda stretch: stretch.seconds)
     busy, seconds, limit = None, data, longest.limit
@@ -138,7 +139,7 @@ def _ahead(work: Workload, store: Store, node: Node, nodes: int, samples: float,
     bounds = _common(work, store, node, nodes, samples, missing)
     fetches = samples * missing * work.blocks / work.objects
     request = store.request_s(work.bytes / work.blocks)
-    bounds["delay of the store"] = fetches * request / IN_FLIGHT + (request if missing else 0.0)
+    bounds["delay of the store"] = fetches * request / IN_FLIGHT
     limit = max(bounds, key=lambda name: bounds[name])
     return _Stretch(bounds[limit], limit)
 
