@@ -4,9 +4,9 @@
 #   make demo      the tour: a local S3 server, a cache, a training job
 #   make test      lint, types, C tests and Python tests; what CI runs
 #   make build     after a change to csrc or a .pyx: compiles what changed
+#   make asan      the unit tests, with csrc and its Cython modules under AddressSanitizer
 #   make bench-paths   times every hot path (tests/benchmarks), which `make test` runs once
 #   make instructions  counts the instructions of the hot paths in C, against bench/instructions.json
-#   make asan      the unit tests, with csrc and its Cython modules under AddressSanitizer
 #   make lint types test-c test-py       the parts of `make test`
 #   make format    what `make lint` wants to see
 #   make clean     removes what was built, but not .venv

@@ -34,7 +34,7 @@ def main() -> int | str:
     elif options.verb == "instructions":
         from bench import instructions
 
-        figures, code = instructions.run(options.update)
+        figures, code = instructions.run(options.update, options.dir)
     else:
         from bench import micro
 

@@ -68,10 +68,10 @@ class Change:
         return self.now is None or self.share > ALLOWED
 
 
-def run(update: bool = False) -> tuple[dict[str, Any], int]:
+def run(update: bool = False, directory: Path | None = None) -> tuple[dict[str, Any], int]:
     """Counts, prints and compares; what was counted, and the exit code: 1 if a path grew, 2 without tools."""
     try:
-        machine, counts = count()
+        machine, counts = count(directory)
     except NotInstalledError as error:
         print(error)
         return {}, 2
@@ -108,13 +108,13 @@ def compare(found: dict[str, Any], record: dict[str, Any]) -> int:
     return 0
 
 
-def count() -> tuple[dict[str, str], Counts]:
+def count(directory: Path | None = None) -> tuple[dict[str, str], Counts]:
     """Builds and runs the driver: what the counts hold for, and the counts by path."""
     if shutil.which("valgrind") is None:
         raise NotInstalledError(MISSING.format(what="valgrind", package="valgrind"))
     if shutil.which("cc") is None:
         raise NotInstalledError(MISSING.format(what="a C compiler", package="build-essential"))
-    with tempfile.TemporaryDirectory(prefix="ioaccel-instructions-") as name:
+    with tempfile.TemporaryDirectory(prefix="ioaccel-instructions-", dir=directory) as name:
         scratch = Path(name)
         program = scratch / "hot-paths"
         sources = [str(DRIVER), *map(str, sorted((ROOT / "csrc").glob("*.c")))]

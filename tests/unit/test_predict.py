@@ -149,7 +149,7 @@ def test_efficiency_falls_with_what_all_share() -> None:
     found = efficiency(work, replace(STORE, bytes_per_s=5e10), node)
     assert [one.accelerators for one in found][-1] == 8000
     assert [one.first for one in found] == sorted((one.first for one in found), reverse=True)
-    assert found[0].first == pytest.approx(1)
+    assert found[0].first == pytest.approx(1, abs=1e-3)
     assert found[-1].first < 0.2, "the store has 50 GB/s for all"
     assert all(one.last == pytest.approx(1) for one in found), "what is cached does not ask it"
     assert all(one.first <= one.job <= one.last for one in found)
