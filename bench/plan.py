@@ -3,7 +3,8 @@
 A store with 20 ms to the first byte and 80 MB/s a connection holds two sets of objects of one size. The
 first is measured as ``ioaccel plan --measure`` does, and a job over it tells what a worker takes for a
 sample. The epochs of the second are predicted from that, and then run. Nothing of a predicted run goes into
-a prediction. Each round measures anew, so that a machine that gets slower does so for both.
+a prediction. Each round measures the first set anew, and then runs the second, so that a machine that gets
+slower does so for both; predictions are made with the medians of what the rounds measured.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import statistics
 import tempfile
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ DELAY_MS, RATE = 20.0, 80_000_000
 BUCKET = "bench"
 OBJECTS = 3000
 SHARES = (0.25, 0.5, 0.8, 1.2)
-EPOCHS, ROUNDS = 3, 5
+EPOCHS, ROUNDS = 3, 4
 BATCH, WORKERS = 64, 2
+WARM_EPOCHS = 4
 # A larger error is marked. What is counted follows from the design; times are a model's.
 ALLOWED = {"hit share": 0.01, "requests": 0.01, "bytes": 0.01, "seconds": 0.10}
 
@@ -38,39 +40,29 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True)
 class Row:
-    """A figure of one epoch, predicted and measured in each round."""
+    """A figure of one epoch, predicted, and measured in each round."""
 
     cache_share: float
     epoch: int
     figure: str
-    predicted: list[float]
+    predicted: float
     measured: list[float]
 
     @property
     def error(self) -> float:
-        """The median over the rounds: of hit shares the difference, else a share of what was measured."""
-        pairs = list(zip(self.predicted, self.measured, strict=True))
+        """Of hit shares the difference, else a share of the median that was measured."""
+        seen = statistics.median(self.measured)
         if self.figure == "hit share":
-            return statistics.median(told - seen for told, seen in pairs)
-        return statistics.median(told / seen - 1 if seen else float(told != seen) for told, seen in pairs)
+            return self.predicted - seen
+        return self.predicted / seen - 1 if seen else float(self.predicted != seen)
 
     @property
     def met(self) -> bool:
         return abs(self.error) <= ALLOWED[self.figure]
 
 
-@dataclass(frozen=True)
-class Known:
-    """What the first set told: settings of the predictions."""
-
-    work: dict[str, Any]
-    store: Store
-    node: Node
-
-
 def run(directory: Path | None = None) -> dict[str, Any]:
     """Runs all and prints the table; the figures."""
-    told: dict[tuple[float, int, str], list[float]] = defaultdict(list)
     seen: dict[tuple[float, int, str], list[float]] = defaultdict(list)
     constants: dict[str, list[float]] = defaultdict(list)
     hedged: list[float] = []
@@ -82,24 +74,18 @@ def run(directory: Path | None = None) -> dict[str, Any]:
             part: write_objects(store.directory / BUCKET / part, OBJECTS)[:, 0].tolist()
             for part in ("known", "new")
         }
+        total = sum(sizes["new"])
         for number in range(1, ROUNDS + 1):
             print(f"round {number} of {ROUNDS} ...", flush=True)
-            known = calibrate(Path(scratch), store, sizes["known"], constants)
-            job = Workload.of_sizes(sizes["new"], **known.work)
+            for name_of, value in calibrate(Path(scratch), store, sizes["known"]).items():
+                constants[name_of].append(value)
             for share in SHARES:
-                node = replace(known.node, cache_bytes=int(job.bytes * share))
-                epochs = measured_epochs(Path(scratch), store, int(node.cache_bytes))
-                for epoch, figures in zip(predict(job, known.store, node), epochs, strict=True):
+                epochs = measured_epochs(Path(scratch), store, int(total * share))
+                for epoch, figures in enumerate(epochs, 1):
                     hedged.append(figures.pop("hedged"))
                     for figure, value in figures.items():
-                        seen[share, epoch.epoch, figure].append(value)
-                    for figure, value in (
-                        ("hit share", epoch.hit_share),
-                        ("requests", epoch.requests),
-                        ("bytes", epoch.store_bytes),
-                        ("seconds", epoch.seconds),
-                    ):
-                        told[share, epoch.epoch, figure].append(value)
+                        seen[share, epoch, figure].append(value)
+    told = predicted(sizes["new"], {key: statistics.median(values) for key, values in constants.items()})
     rows = [Row(*key, told[key], seen[key]) for key in seen]
     show(rows, constants, hedged)
     return {
@@ -109,10 +95,35 @@ def run(directory: Path | None = None) -> dict[str, Any]:
     }
 
 
-def calibrate(
-    scratch: Path, store: ShapedStore, sizes: list[int], constants: dict[str, list[float]]
-) -> Known:
-    """Measures the first set, and notes what was found among the constants."""
+def predicted(sizes: list[int], known: Figures) -> dict[tuple[float, int, str], float]:
+    """All figures of all epochs, from what `calibrate` tells."""
+    work = Workload.of_sizes(
+        sizes,
+        batch=BATCH,
+        workers=WORKERS,
+        epochs=EPOCHS,
+        sample_s=known["sample_s"],
+        start_s=known["start_s"],
+    )
+    told: dict[tuple[float, int, str], float] = {}
+    for share in SHARES:
+        node = Node(
+            cache_bytes=work.bytes * share,
+            cores=os.cpu_count() or 1,
+            copy_rate=known["copy_rate"],
+            fetches_per_s=known["fetches_per_s"],
+            fetch_cpu_s=known["fetch_cpu_s"],
+        )
+        for epoch in predict(work, Store(known["request_s"]), node):
+            told[share, epoch.epoch, "hit share"] = epoch.hit_share
+            told[share, epoch.epoch, "requests"] = epoch.requests
+            told[share, epoch.epoch, "bytes"] = epoch.store_bytes
+            told[share, epoch.epoch, "seconds"] = epoch.seconds
+    return told
+
+
+def calibrate(scratch: Path, store: ShapedStore, sizes: list[int]) -> Figures:
+    """What the first set tells: of store and engine as ``--measure`` does, of the workers from a job."""
     urls = _urls("known")
     with (
         tempfile.TemporaryDirectory(dir=scratch) as directory,
@@ -122,23 +133,15 @@ def calibrate(
         found = measure(cache, extents, _processes(store.pid))
     with tempfile.TemporaryDirectory(dir=scratch) as caches, _job(caches, store, "known", 10**9) as job:
         first = job.ask("epoch")["first"]
-        warm = statistics.mean(job.ask("epoch")["seconds"] for _ in range(EPOCHS - 1))
-    cores = os.cpu_count() or 1
-    work = {
-        "batch": BATCH,
-        "workers": WORKERS,
-        "epochs": EPOCHS,
-        "sample_s": warm / len(sizes) * min(WORKERS, cores),
-        "start_s": max(0.0, first - found.request_s),
-    }
-    node = {
+        warm = statistics.median(job.ask("epoch")["seconds"] for _ in range(WARM_EPOCHS))
+    return {
+        "request_s": found.request_s,
         "fetches_per_s": found.fetches_per_s,
         "fetch_cpu_s": found.fetch_cpu_s,
         "copy_rate": found.copy_rate,
+        "sample_s": warm / len(sizes) * min(WORKERS, os.cpu_count() or 1),
+        "start_s": max(0.0, first - found.request_s),
     }
-    for key, value in {"request_s": found.request_s, **node, **work}.items():
-        constants[key].append(value)
-    return Known(work, Store(found.request_s), Node(0, cores, **node))
 
 
 def measured_epochs(scratch: Path, store: ShapedStore, size: int) -> list[Figures]:
@@ -173,11 +176,11 @@ def show(rows: list[Row], constants: dict[str, list[float]], hedged: list[float]
     for constant, values in constants.items():
         print(f"{constant:29} {spread(values)}")
     print(f"{'requests asked twice':29} {spread(hedged)} an epoch, not counted below")
-    print(f"\n{'cache, epoch, figure':29} {'predicted':30} {'measured':30}   error")
+    print(f"\n{'cache, epoch, figure':29} {'predicted':12} {'measured':30}   error")
     for row in rows:
         label = f"{row.cache_share:4.0%} {row.epoch} {row.figure}"
         mark = "" if row.met else f"   MORE THAN {ALLOWED[row.figure]:.0%}"
-        print(f"{label:29} {spread(row.predicted):30} {spread(row.measured):30} {row.error:+7.1%}{mark}")
+        print(f"{label:29} {row.predicted:<12,.4g} {spread(row.measured):30} {row.error:+7.1%}{mark}")
     timed = [row for row in rows if row.figure == "seconds"]
     counted = [row for row in rows if row.figure != "seconds"]
     for what, some in (("what is counted", counted), ("epoch times", timed)):

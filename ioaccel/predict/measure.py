@@ -80,15 +80,17 @@ def measure(cache: Cache, extents: Sequence[Extent], processes: Sequence[int] = 
     rest = extents[ALONE + 1 :]
     involved = [os.getpid(), int(cache.status()["engine_pid"]), *processes]
     spent, begun = sum(map(_cpu_seconds, involved)), time.perf_counter()
+    arrived = {0: begun}  # when so many had
     cache.prefetch(rest)
     for start in range(0, len(rest), BATCH):
         cache.read_many(rest[start : start + BATCH])
-    taken = time.perf_counter() - begun
+        arrived[min(start + BATCH, len(rest))] = time.perf_counter()
     cpu = sum(map(_cpu_seconds, involved)) - spent
-    size, rate = _copy(cache, extents)
-    return Measured(
-        len(extents), size, request, len(rest) / max(taken - request, 1e-6), cpu / len(rest), rate
-    )
+    count, rate = _copy(cache, extents)
+    # The first quarter is the engine's and the governor's to find their pace in.
+    early = min(count for count in arrived if count >= len(rest) // 4 and count < len(rest))
+    fetches = (len(rest) - early) / max(arrived[len(rest)] - arrived[early], 1e-6)
+    return Measured(len(extents), count, request, fetches, cpu / len(rest), rate)
 
 
 def _copy(cache: Cache, extents: Sequence[Extent]) -> tuple[int, float]:
