@@ -4,8 +4,9 @@
 #   make demo      the tour: a local S3 server, a cache, a training job
 #   make test      lint, types, C tests and Python tests; what CI runs
 #   make build     after a change to csrc or a .pyx: compiles what changed
-#   make bench     the micro-benchmarks among the tests, timed
 #   make asan      the unit tests, with csrc and its Cython modules under AddressSanitizer
+#   make bench-paths   times every hot path (tests/benchmarks), which `make test` runs once
+#   make instructions  counts the instructions of the hot paths in C, against bench/instructions.json
 #   make lint types test-c test-py       the parts of `make test`
 #   make format    what `make lint` wants to see
 #   make clean     removes what was built, but not .venv
@@ -18,7 +19,7 @@ PYTEST := $(BIN)/python -m pytest
 TWO    := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := build
-.PHONY: demo test build compile bench asan lint types test-c test-py format clean
+.PHONY: demo test build compile bench-paths instructions asan lint types test-c test-py format clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -70,8 +71,12 @@ test-c:
 test-py: .venv/dev.stamp compile
 	@$(PYTEST) $(TWO)
 
-bench: .venv/dev.stamp compile
-	@$(PYTEST) --benchmark-enable --benchmark-only -rN
+bench-paths: .venv/dev.stamp compile
+	@$(PYTEST) --benchmark-enable --benchmark-only --benchmark-sort=name -rN tests/benchmarks
+
+# Not a part of `make test`: it needs valgrind.
+instructions: .venv/dev.stamp
+	@$(BIN)/python -m bench instructions
 
 # The interpreter is not built with ASan, so its runtime is loaded first. Python's own allocator would
 # hide overflows inside its pools, what the interpreter leaks at exit is not ours, and pytest would

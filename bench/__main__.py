@@ -1,4 +1,4 @@
-"""``python -m bench micro|torch [--json FILE] [--dir DIR]``."""
+"""``python -m bench micro|torch|plan|instructions [--json FILE] [--dir DIR]``."""
 
 from __future__ import annotations
 
@@ -17,23 +17,31 @@ def main() -> int | str:
     verbs.add_parser("micro", parents=[shared], help="the hot paths, each against its limit")
     jobs = verbs.add_parser("torch", parents=[shared], help="PyTorch jobs over a store with a shape")
     jobs.add_argument("--samples", type=int, default=10_000, metavar="N", help="objects of ~110 KB (10000)")
+    counted = verbs.add_parser("instructions", parents=[shared], help="what the hot paths in C take")
+    counted.add_argument("--update", action="store_true", help="record the counts in bench/instructions.json")
+    verbs.add_parser("plan", parents=[shared], help="what `ioaccel plan` predicts, against what happens")
     options = parser.parse_args()
-    if options.verb == "torch":
-        from bench import torch
+    code = 0
+    if options.verb in ("torch", "plan"):
+        from bench import plan, torch
         from ioaccel.testing.shaped import find_nginx
 
         try:
             find_nginx()
         except RuntimeError as error:  # it says what to install
             return f"{error}"
-        figures = torch.run(options.dir, options.samples)
+        figures = plan.run(options.dir) if options.verb == "plan" else torch.run(options.dir, options.samples)
+    elif options.verb == "instructions":
+        from bench import instructions
+
+        figures, code = instructions.run(options.update, options.dir)
     else:
         from bench import micro
 
         figures = micro.run(options.dir)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
-    return 0
+    return code
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import ioaccel
-from ioaccel.cli import config, demo, doctor, du, evict, serve, status, verify, warm
+from ioaccel.cli import config, demo, doctor, du, evict, plan, serve, status, verify, warm
 from ioaccel.cli.errors import complain, reported
 
 
@@ -45,6 +45,7 @@ for verb in (
     serve.serve,
     config.config,
     doctor.doctor,
+    plan.plan,
 ):
     app.command()(verb)
 

@@ -73,7 +73,7 @@ def test_a_container_of_version_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (directory / "memory.max").write_text(f"{memory}\n")
         (directory / "cpu.max").write_text(f"{cpu}\n")
     monkeypatch.setattr(machine, "_cgroups", lambda controller: iter([inner, inner.parent, tmp_path]))
-    assert machine._memory_limit() == 2 << 30
+    assert machine.memory_limit() == 2 << 30
     assert machine._cpu_quota() == 1.5
     found = {f.topic: f for f in check_machine()}
     assert found["memory"].level is Level.NOTE

@@ -70,7 +70,7 @@ def _cores() -> Finding:
 
 def _memory() -> Finding:
     total, available = _meminfo()
-    limit = _memory_limit()
+    limit = memory_limit()
     limited = limit is not None and limit < total
     text = f"{size(total)}, {size(available)} available" + (
         f", limit {size(limit)}" if limited and limit else ""
@@ -106,7 +106,7 @@ def _shm() -> Finding:
 # ---- containers ---------------------------------------------------------------------------------
 
 
-def _memory_limit() -> int | None:
+def memory_limit() -> int | None:
     """The smallest memory limit of the control groups that this process is in; None if there is none."""
     limits = [
         int(text)

@@ -1,0 +1,112 @@
+"""``ioaccel plan`` against a real store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.cli import Cli
+from support.data import DataSet
+
+from ioaccel.predict import picture
+from ioaccel.testing.seaweed import SeaweedS3
+
+OBJECTS, SIZE = 150, 20_000
+GIVEN = ("--cache-size", SIZE * OBJECTS // 2, "--store-delay-ms", 20)
+
+
+@pytest.fixture(scope="module")
+def data(s3: SeaweedS3) -> DataSet:
+    s3.create_bucket("test-cli-plan")
+    return DataSet.fill(s3, "test-cli-plan", [SIZE] * OBJECTS)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, s3: SeaweedS3) -> Cli:
+    return Cli(tmp_path, s3)
+
+
+def origins(told: Any) -> dict[str, str]:
+    return {fact["name"]: fact["origin"] for fact in told["assumed"]}
+
+
+def test_what_is_given(cli: Cli, data: DataSet) -> None:
+    done = cli.cached("plan", data.url("data/"), *GIVEN, "--accelerators", 2, "--json")
+    assert (done.code, done.err) == (0, "")
+    told = done.json
+    assert told["workload"]["objects"] == told["workload"]["blocks"] == OBJECTS
+    assert told["workload"]["bytes"] == data.nbytes
+    assert [epoch["hit_share"] for epoch in told["epochs"]] == [0, 0.5, 0.5]
+    assert [epoch["requests"] for epoch in told["epochs"]] == [150, 75, 75]
+    assert told["direct"]["seconds"] > told["epochs"][0]["seconds"]
+    assert told["efficiency"] == []
+    assert origins(told)["delay of the store"] == origins(told)["cache of a node"] == "given"
+    assert list(cli.home.glob("**/shard.data")) == [], "it makes no cache"
+
+
+def test_what_is_measured(cli: Cli, data: DataSet) -> None:
+    done = cli.cached("plan", data.url("data/"), "--cache-size", "1GB", "--measure", "--json")
+    assert (done.code, done.err) == (0, "")
+    told = done.json
+    measured = {name for name, origin in origins(told).items() if origin == "measured"}
+    assert {"delay of a request", "engine", "CPU of a fetch", "copy from memory"} <= measured
+    assert [epoch["requests"] for epoch in told["epochs"]] == [150, 0, 0]
+    assert 0 < told["epochs"][1]["seconds"] < told["epochs"][0]["seconds"]
+    assert list(cli.home.glob("**/shard.data")) == []
+
+
+def test_for_people(cli: Cli, data: DataSet, tmp_path: Path) -> None:
+    chart = tmp_path / "chart.svg"
+    money = ("--price-per-1000-gets", 1)
+    done = cli.cached(
+        "plan", data.url("data/"), *GIVEN, *money, "--batch", 4, "--samples-per-second", 100, "--plot", chart
+    )
+    assert (done.code, done.err) == (0, "")
+    assert "150 objects, 3 MB; cache of 1.5 MB a node" in done.out
+    rows = [line.split() for line in done.out.splitlines()]
+    (second,) = [row for row in rows if row[:1] == ["2"] and "50.0%" in row]
+    assert second[2] == "75"
+    assert "0.075" in second, "what it costs"
+    assert [row[:2] for row in rows if row[1:2] == ["8"]] == [["1", "8"]]
+    assert "accelerators" in chart.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--cache-size", "1GB"), "say either --measure, or --store-delay-ms"),
+        (("--cache-size", "1GB", "--store-delay-ms", 1, "--measure"), "say either --measure"),
+        (("--store-delay-ms", 20), "say --cache-size"),
+        ((*GIVEN, "--batch", 0), "batch is 0"),
+        ((*GIVEN, "--workers", -1), "workers is -1"),
+        ((*GIVEN, "--order", "random"), "order is one of shuffled"),
+        ((*GIVEN, "--step-seconds", 0), "step_s is 0"),
+        ((*GIVEN, "--step-seconds", 1, "--samples-per-second", 1), "give one of them"),
+        ((*GIVEN, "--samples-per-second", 0), "has to be above 0"),
+        ((*GIVEN, "--store-rate", "fast"), "'fast' is no rate"),
+        ((*GIVEN, "--plot", "x.png"), "say --step-seconds"),
+        ((*GIVEN, "--plot", "x.txt", "--step-seconds", 1), "ends with .png"),
+    ],
+)
+def test_what_makes_no_sense(cli: Cli, data: DataSet, arguments: tuple[Any, ...], said: str) -> None:
+    done = cli.cached("plan", data.url("data/"), *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.complaint.replace("Say", "say")
+
+
+def test_nothing_there(cli: Cli, data: DataSet) -> None:
+    assert cli.cached("plan", data.url("nothing/"), *GIVEN).code == 3
+
+
+def test_too_little_to_measure_with(cli: Cli, data: DataSet) -> None:
+    done = cli.cached("plan", data.urls[0], "--cache-size", "1GB", "--measure")
+    assert done.code == 2
+    assert "too few to measure with" in done.complaint
+
+
+def test_without_matplotlib(cli: Cli, data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture, "find_spec", lambda name: None)
+    done = cli.cached("plan", data.url("data/"), *GIVEN, "--plot", "x.png", "--step-seconds", 1)
+    assert done.code == 2
+    assert "pip install 'ioaccel[demo]'" in done.complaint
