@@ -66,7 +66,7 @@ def plan(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Predict time, requests and cost of a job, with and without a cache.
+    """Predict what a job takes: time, requests, cost, busy accelerators.
 
     Lists the URL, and makes no cache. Needs --measure or --store-delay-ms. With --step-seconds or
     --samples-per-second it tells how 1 to 1,000 nodes would do, with the cache and without.
