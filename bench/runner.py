@@ -1,0 +1,323 @@
+"""Runs a workload: every contestant in turn, again and again, and what each epoch took."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from bench import data, machine, stores
+from bench.arm import ROOT, Arm, ArmFailedError
+from bench.contestants import Entry
+from bench.contestants.contract import KEPT
+from bench.processes import MARK, Processes, Usage
+from bench.records import Record, Results
+from bench.workload import Workload
+
+PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
+START_S = 90.0  # that imports, listings, mounts and engines have
+CONVERSION_S = 600.0
+LEAVE_S = 20.0  # that an engine or a mount has to leave after its last client
+GOODS = 30  # tries to keep accelerators busy: far more than the rate without steps is ever off by
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an adapter is told: see `bench.contestants.contract.Contestant`."""
+
+    options: dict[str, Any]  # of the store, in fsspec's names
+    endpoint: str
+    key: str
+    secret: str
+    bucket: str
+    prefix: str  # of the objects' keys
+    files: str  # the directory in which prefix + key is a file with the same bytes
+    truth: str  # a numpy file: file, offset, length, CRC of each sample
+    samples: int  # of an epoch: the first so many of the truth
+    samples_per_file: int
+    kept: int  # bytes of a sample that become a tensor
+    batch: int
+    workers: int
+    converted: str = ""  # the directory for data in the contestant's own format
+    converted_prefix: str = ""  # their keys
+    cache_dir: str = ""
+    cache_size: int = 0
+    flag: str = ""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A contestant with a size of its cache: a row of the table."""
+
+    name: str
+    entry: Entry
+    ratio: float
+
+
+def run(
+    workload: Workload,
+    contestants: Mapping[str, Entry],
+    scratch: Path,
+    say: Callable[[str], None] = print,
+) -> list[Record]:
+    """The records of all contestants, also of those that failed. RuntimeError if there is no such store."""
+    with stores.started(workload, scratch) as store:
+        return _Run(workload, store, scratch, say).all(contestants)
+
+
+class _Run:
+    def __init__(
+        self, workload: Workload, store: stores.Store, scratch: Path, say: Callable[[str], None]
+    ) -> None:
+        self.workload, self.store, self.scratch, self.say = workload, store, scratch, say
+        say(f"{workload.name}: writing {workload.samples:,} samples in {workload.files:,} objects ...")
+        self.truth = data.write(store.directory / data.PREFIX, workload)
+        np.save(scratch / "truth.npy", self.truth)
+        store.publish(data.PREFIX)
+        self.noise = machine.Calibration()
+        self.page_cache = "caches empty before epoch 1; what an epoch wrote may be in memory in the next"
+        self.results = Results()
+        self.setting = Setting(
+            options=store.options,
+            endpoint=store.options["endpoint_url"],
+            key=store.options["key"],
+            secret=store.options["secret"],
+            bucket=data.BUCKET,
+            prefix=data.PREFIX,
+            files=str(store.directory),
+            truth=str(scratch / "truth.npy"),
+            samples=len(self.truth),
+            samples_per_file=workload.samples_per_file,
+            kept=min(KEPT, int(self.truth[:, data.LENGTH].min())),
+            batch=workload.batch,
+            workers=workload.workers,
+        )
+
+    def all(self, contestants: Mapping[str, Entry]) -> list[Record]:
+        lanes = []
+        for name, entry in contestants.items():
+            if self.workload.samples_per_file > 1 and not entry.pieces:
+                self.results.failed(name, 0.0, "reads whole objects or shards only, no parts of them")
+                continue
+            ratios = self.workload.cache_ratios if entry.cached and entry.bounded else (math.inf,)
+            lanes += [Lane(name, entry, ratio) for ratio in ratios]
+        for repeat in range(self.workload.repeats):
+            # In another order each time: nobody always comes after the same neighbour.
+            for lane in lanes[repeat % max(len(lanes), 1) :] + lanes[: repeat % max(len(lanes), 1)]:
+                if not self.results.has_failed(lane.name, lane.ratio):
+                    self.noise.measure()
+                    self._lane(lane, repeat)
+        return self.results.records(
+            {
+                "workload": self.workload.name,
+                "store": self.store.about,
+                "page_cache": self.page_cache,
+                "noise": round(self.noise.spread, 3),
+                "noisy": self.noise.spread > machine.NOISY,
+                "jobs": self.workload.jobs,
+                **machine.describe(),
+            }
+        )
+
+    def _lane(self, lane: Lane, repeat: int) -> None:
+        """One contestant's conversion, if it is the first time, and its epochs."""
+        begun = time.monotonic()
+        caches = self.scratch / "caches" / f"{lane.name}-{secrets.token_hex(4)}"
+        caches.mkdir(parents=True)
+        try:
+            if repeat == 0:
+                self._first(lane, caches / "conversion")
+                shutil.rmtree(caches / "conversion", ignore_errors=True)
+            self._epochs(lane, caches / "cache", check=repeat == 0)
+        except (ArmFailedError, OSError) as error:
+            reason = str(error).removeprefix(f"{lane.entry.kind}: ").removeprefix(lane.entry.kind)
+            self.results.failed(lane.name, lane.ratio, reason)
+            self.say(f"  {lane.name}: failed: {reason}")
+        else:
+            rates = self.results.rates(lane.name, lane.ratio)
+            label = (
+                f"{lane.name} ({lane.ratio:.0%} cache)" if len(self.workload.cache_ratios) > 1 else lane.name
+            )
+            self.say(
+                f"  {repeat + 1}/{self.workload.repeats} {label}: "
+                f"{', '.join(f'{rate:,.0f}' for rate in rates)} samples/s ({time.monotonic() - begun:.0f} s)"
+            )
+        finally:
+            shutil.rmtree(caches, ignore_errors=True)
+
+    def _first(self, lane: Lane, caches: Path) -> None:
+        """What is done once: version and conversion. Lanes of one contestant share the converted data."""
+        setting = self._setting(lane, caches)
+        with self._arm(lane, setting, "first") as (arm, _):
+            self.results.versions[lane.name] = arm.ask("version", patience=START_S)["version"]
+            if lane.entry.converts and lane.name not in self.results.conversions:
+                Path(setting.converted).mkdir(parents=True, exist_ok=True)
+                taken = arm.ask("conversion", patience=CONVERSION_S)["seconds"]
+                self.store.publish(setting.converted_prefix)
+                self.results.conversions[lane.name] = taken
+
+    def _epochs(self, lane: Lane, caches: Path, *, check: bool) -> None:
+        workload = self.workload
+        shared = caches if lane.entry.shares else None
+        settings = [self._setting(lane, shared or caches / str(job)) for job in range(workload.jobs)]
+        with ExitStack() as stack:
+            jobs = [stack.enter_context(_Job(self, lane, setting)) for setting in settings]
+            number = 0
+            while number < (workload.epochs if lane.entry.cached else 1):
+                number += 1
+                if number > 1 and workload.restart:
+                    for job in jobs:
+                        job.restart()
+                if workload.cold:
+                    self.page_cache = machine.empty_page_cache([caches, self.store.directory])
+                self._epoch(lane, number, jobs)
+            if workload.step_s:
+                self._accelerators(lane, number, jobs[0])
+            if check:
+                for job in jobs[:1]:
+                    job.ask("verify")
+
+    def _epoch(self, lane: Lane, number: int, jobs: list[_Job]) -> None:
+        """One epoch of all jobs at once, and all that is counted meanwhile."""
+        before = self.store.counts()
+        usages = [job.processes.begin() for job in jobs]
+        begun = time.perf_counter()
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            answers = list(pool.map(lambda job: job.ask("epoch"), jobs))
+        wall = time.perf_counter() - begun if len(jobs) > 1 else answers[0]["seconds"]
+        after = self.store.counts()
+        used = [_less(job.processes.usage(), usage) for job, usage in zip(jobs, usages, strict=True)]
+        peak = sum(job.processes.peak() for job in jobs)
+        size = sum(answer["bytes"] for answer in answers)
+        self.results.add(
+            lane.name,
+            lane.ratio,
+            number,
+            {
+                "samples": sum(answer["samples"] for answer in answers),
+                "samples_per_s": sum(answer["samples"] for answer in answers) / wall,
+                "mb_per_s": size / wall / 1e6,
+                "first_batch_s": max(answer["first_batch_s"] for answer in answers),
+                "p50_wait_s": max(answer["p50_wait_s"] for answer in answers),
+                "p99_wait_s": max(answer["p99_wait_s"] for answer in answers),
+                "cpu_s_per_gb": sum(usage.cpu_s for usage in used) / size * 1e9,
+                "peak_pss_mb": peak,
+                "store_requests": after.requests - before.requests,
+                "store_bytes": after.bytes - before.bytes,
+                "disk_written_bytes": sum(usage.written_bytes for usage in used),
+                "setup_s": max(job.setup_s for job in jobs),
+            },
+            lane.entry,
+        )
+
+    def _accelerators(self, lane: Lane, epoch: int, job: _Job) -> None:
+        """How many are kept busy: as many as the rate promises, then fewer, until they really are."""
+        workload = self.workload
+        needed = workload.utilisation * workload.batch / workload.step_s  # samples/s of one
+        promised = self.results.rates(lane.name, lane.ratio)[-1] / needed
+        count = max(1, int(promised))
+        for _ in range(GOODS):
+            reached = job.ask("epoch", step_s=workload.step_s / count)["utilisation"]
+            if reached >= workload.utilisation or count == 1:
+                break
+            count = max(1, min(count - 1, int(count * reached / workload.utilisation)))
+        kept = count if reached >= workload.utilisation else 0
+        figures = {"accelerators_kept": kept, "accelerators_promised": promised, "utilisation": reached}
+        self.results.extend(lane.name, lane.ratio, epoch, figures)
+
+    def _setting(self, lane: Lane, caches: Path) -> Setting:
+        workload, entry = self.workload, lane.entry
+        samples = min(workload.slow_samples, len(self.truth)) if entry.slow else len(self.truth)
+        size = int(self.truth[:samples, data.LENGTH].sum())
+        caches.mkdir(parents=True, exist_ok=True)
+        flag = caches.parent / f"{caches.name}.flag"
+        flag.write_bytes(b"\0")
+        prefix = f"converted-{lane.name}/"
+        return replace(
+            self.setting,
+            samples=samples,
+            converted=str(self.store.directory / prefix),
+            converted_prefix=prefix,
+            cache_dir=str(caches),
+            cache_size=int(size * (lane.ratio if math.isfinite(lane.ratio) else 2.0)),
+            flag=str(flag),
+        )
+
+    @contextmanager
+    def _arm(self, lane: Lane, setting: Setting, mark: str) -> Iterator[tuple[Arm, Processes]]:
+        """A process of the contestant, and who watches it. Nothing of it is left at the end."""
+        mark = f"{mark}-{secrets.token_hex(8)}"
+        python = sys.executable if lane.entry.ours or not PEERS_PYTHON.exists() else str(PEERS_PYTHON)
+        environment = {MARK: mark, **_credentials(setting)}
+        with Processes(mark) as processes:
+            with Arm(lane.entry.kind, asdict(setting), python, environment) as arm:
+                yield arm, processes
+            for pid in processes.wait(LEAVE_S):
+                os.kill(pid, 9)
+
+
+class _Job:
+    """A contestant's process, which may be followed by another one with the same cache."""
+
+    def __init__(self, run: _Run, lane: Lane, setting: Setting) -> None:
+        self._run, self._lane, self._setting = run, lane, setting
+        self._stack = ExitStack()
+        self.setup_s = 0.0
+
+    def __enter__(self) -> Self:
+        self._arm, self.processes = self._stack.enter_context(
+            self._run._arm(self._lane, self._setting, "job")
+        )
+        try:
+            self.setup_s = self.ask("prepare", START_S)["seconds"]
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def restart(self) -> None:
+        """End the process and begin another."""
+        self._stack.close()
+        self.__enter__()
+
+    def ask(self, method: str, patience: float | None = None, **arguments: Any) -> dict[str, Any]:
+        """As `Arm.ask`; an epoch that does not bring all there is is a failure."""
+        answer = self._arm.ask(method, patience=patience or self._run.workload.deadline_s, **arguments)
+        if method == "epoch":
+            samples = self._setting.samples
+            right = samples, int(self._run.truth[:samples, data.LENGTH].sum())
+            if (answer["samples"], answer["bytes"]) != right:
+                came = f"{answer['samples']} samples of {answer['bytes']} bytes came"
+                raise ArmFailedError(f"{came}, not {right[0]} of {right[1]}")
+        return answer
+
+
+def _less(now: Usage, before: Usage) -> Usage:
+    return Usage(now.cpu_s - before.cpu_s, now.written_bytes - before.written_bytes)
+
+
+def _credentials(setting: Setting) -> dict[str, str]:
+    """The usual variables, for those who take nothing else."""
+    return {
+        "AWS_ACCESS_KEY_ID": setting.key,
+        "AWS_SECRET_ACCESS_KEY": setting.secret,
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": setting.endpoint,
+        "S3_ENDPOINT_URL": setting.endpoint,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
