@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -119,12 +120,23 @@ def _serve(kind: str, settings: dict[str, Any]) -> None:
         except BaseException as error:  # noqa: BLE001  # whatever it is, the other arms have figures
             if arm:
                 traceback.print_exc()
-            answer = {"failed": " ".join(f"{type(error).__name__}: {error}".split())[:500]}
+            answer = {"failed": _in_a_line(error)}
             failed = failed if arm else answer["failed"]
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
     if arm and hasattr(arm, "close"):
         arm.close()
+
+
+def _in_a_line(error: BaseException) -> str:
+    """What went wrong; of an error in a worker, whose message is a traceback, the last of its errors."""
+    text = str(error)
+    if "Traceback (most recent call last)" in text:
+        found = [line for line in text.splitlines() if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)]
+        text = found[-1] if found else text
+    else:
+        text = f"{type(error).__name__}: {text}"
+    return " ".join(text.split())[:400]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
@@ -101,7 +100,7 @@ class Results:
 
     def _who(self, row: Row) -> Record:
         name, ratio = row
-        ratio_or_none = ratio if math.isfinite(ratio) and ratio else None
+        ratio_or_none = ratio or None
         return {"contestant": name, "version": self.versions.get(name, "-"), "cache_ratio": ratio_or_none}
 
 

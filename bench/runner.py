@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,12 +23,15 @@ from bench.contestants import Entry
 from bench.contestants.contract import KEPT
 from bench.processes import MARK, Processes, Usage
 from bench.records import Record, Results
-from bench.workload import Workload
+from bench.workload import ALL, Workload
 
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 START_S = 90.0  # that imports, listings, mounts and engines have
 CONVERSION_S = 600.0
 LEAVE_S = 20.0  # that an engine or a mount has to leave after its last client
+AMPLE = 4_000_000_000  # bytes of a cache that is meant to hold all
+SHARD = 64 << 20  # bytes; what the documentation of Streaming and LitData has
+SHARDS = 32  # at least, so that there is something to shuffle, and four of them fit into a small cache
 GOODS = 30  # tries to keep accelerators busy: far more than the rate without steps is ever off by
 
 
@@ -49,11 +52,12 @@ class Setting:
     kept: int  # bytes of a sample that become a tensor
     batch: int
     workers: int
+    shard: int  # bytes of a file of those who convert
     converted: str = ""  # the directory for data in the contestant's own format
     converted_prefix: str = ""  # their keys
     cache_dir: str = ""
     cache_size: int = 0
-    flag: str = ""
+    flag: str = ""  # a file of one byte: see `bench.contestants.contract.Take`
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ class _Run:
             kept=min(KEPT, int(self.truth[:, data.LENGTH].min())),
             batch=workload.batch,
             workers=workload.workers,
+            shard=min(SHARD, int(self.truth[:, data.LENGTH].sum()) // SHARDS),
         )
 
     def all(self, contestants: Mapping[str, Entry]) -> list[Record]:
@@ -110,7 +115,7 @@ class _Run:
             if self.workload.samples_per_file > 1 and not entry.pieces:
                 self.results.failed(name, 0.0, "reads whole objects or shards only, no parts of them")
                 continue
-            ratios = self.workload.cache_ratios if entry.cached and entry.bounded else (math.inf,)
+            ratios = self.workload.cache_ratios if entry.cached and entry.bounded else (ALL,)
             lanes += [Lane(name, entry, ratio) for ratio in ratios]
         for repeat in range(self.workload.repeats):
             # In another order each time: nobody always comes after the same neighbour.
@@ -141,7 +146,7 @@ class _Run:
                 shutil.rmtree(caches / "conversion", ignore_errors=True)
             self._epochs(lane, caches / "cache", check=repeat == 0)
         except (ArmFailedError, OSError) as error:
-            reason = str(error).removeprefix(f"{lane.entry.kind}: ").removeprefix(lane.entry.kind)
+            reason = str(error).removeprefix(f"{lane.entry.kind}: ").removeprefix(f"{lane.entry.kind}.")
             self.results.failed(lane.name, lane.ratio, reason)
             self.say(f"  {lane.name}: failed: {reason}")
         else:
@@ -154,6 +159,7 @@ class _Run:
                 f"{', '.join(f'{rate:,.0f}' for rate in rates)} samples/s ({time.monotonic() - begun:.0f} s)"
             )
         finally:
+            _unmount(caches)
             shutil.rmtree(caches, ignore_errors=True)
 
     def _first(self, lane: Lane, caches: Path) -> None:
@@ -250,7 +256,7 @@ class _Run:
             converted=str(self.store.directory / prefix),
             converted_prefix=prefix,
             cache_dir=str(caches),
-            cache_size=int(size * (lane.ratio if math.isfinite(lane.ratio) else 2.0)),
+            cache_size=int(size * lane.ratio) if lane.ratio < ALL else max(2 * size, AMPLE),
             flag=str(flag),
         )
 
@@ -306,6 +312,13 @@ class _Job:
         return answer
 
 
+def _unmount(directory: Path) -> None:
+    """What a contestant that was killed has left mounted."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        if (point := line.split()[1]).startswith(f"{directory}/"):
+            subprocess.run([shutil.which("umount") or "umount", "-l", point], check=False, timeout=10)
+
+
 def _less(now: Usage, before: Usage) -> Usage:
     return Usage(now.cpu_s - before.cpu_s, now.written_bytes - before.written_bytes)
 
@@ -320,4 +333,5 @@ def _credentials(setting: Setting) -> dict[str, str]:
         "AWS_ENDPOINT_URL": setting.endpoint,
         "S3_ENDPOINT_URL": setting.endpoint,
         "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ALLOW_HTTP": "true",  # for obstore inside LitData
     }

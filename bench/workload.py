@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+ALL = 2.0  # times the data set: a cache of which nobody can say that it is too small
 DIRECTORY = Path(__file__).parent / "workloads"
 
 
@@ -31,7 +32,7 @@ class Workload:
     rate: int = 80_000_000  # bytes a second of a connection
     throttled: float = 0.0  # share of requests that get 503
     contestants: tuple[str, ...] = ("all",)
-    cache_ratios: tuple[float, ...] = (2.0,)  # size of the cache, of the data set's; an arm for each
+    cache_ratios: tuple[float, ...] = (ALL,)  # size of the cache, of the data set's; an arm for each
     jobs: int = 1  # at once, on the same data
     restart: bool = False  # each epoch in a process of its own, with the cache of the last one
     cold: bool = False  # page caches are emptied before each epoch

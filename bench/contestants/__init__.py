@@ -40,6 +40,44 @@ CONTESTANTS: dict[str, Entry] = {
     "obstore-threads": Entry(
         f"{_HERE}.direct:ObstoreThreads", "128 threads, no worker processes", cached=False, why=_NONE
     ),
+    "s3torchconnector-map": Entry(
+        f"{_HERE}.s3torch:Map", "S3MapDataset", cached=False, slow=True, why=f"{_ONE}; {_NONE}"
+    ),
+    "s3torchconnector-iterable": Entry(
+        f"{_HERE}.s3torch:Iterable",
+        "S3IterableDataset",
+        cached=False,
+        slow=True,
+        pieces=False,
+        why=f"{_ONE}; {_NONE}; no shuffle",
+    ),
+    "fsspec-simplecache": Entry(
+        f"{_HERE}.fsspec_caches:SimpleCache", "simplecache::s3://", slow=True, bounded=False, why=_ONE
+    ),
+    "fsspec-filecache": Entry(
+        f"{_HERE}.fsspec_caches:FileCache", "filecache::s3://", slow=True, bounded=False, why=_ONE
+    ),
+    "fsspec-blockcache": Entry(
+        f"{_HERE}.fsspec_caches:BlockCache", "blockcache::s3://", slow=True, bounded=False, why=_ONE
+    ),
+    "webdataset": Entry(
+        f"{_HERE}.webdataset:WebDataset", "tar shards, cache_dir", converts=True, pieces=False, why=_SHUFFLE
+    ),
+    "streaming": Entry(
+        f"{_HERE}.streaming:Streaming", "MDS shards", converts=True, pieces=False, shares=False
+    ),
+    "litdata": Entry(f"{_HERE}.litdata:Optimized", "optimized chunks", converts=True, pieces=False),
+    "litdata-raw": Entry(
+        f"{_HERE}.litdata:Raw", "StreamingRawDataset, cache_files", pieces=False, bounded=False
+    ),
+    "msc-fifo": Entry(f"{_HERE}.msc:Fifo", "Multi-Storage Client, its default policy", slow=True, why=_ONE),
+    "msc-no-eviction": Entry(
+        f"{_HERE}.msc:NoEviction", "Multi-Storage Client, no_eviction", slow=True, why=_ONE
+    ),
+    "rclone": Entry(f"{_HERE}.mounts:Rclone", "rclone mount, full cache", slow=True, shares=False, why=_ONE),
+    "juicefs": Entry(
+        f"{_HERE}.mounts:JuiceFS", "JuiceFS mount", converts=True, slow=True, shares=False, why=_ONE
+    ),
     "ioaccel": Entry(f"{_HERE}.ours:Accelerated", "accelerate() over an unmodified data set", ours=True),
     "ioaccel-loader": Entry(f"{_HERE}.ours:Native", "Loader over an ObjectDataset", ours=True),
     "ioaccel-fsspec": Entry(f"{_HERE}.ours:Fsspec", "ioaccel:// in the data set's own code", ours=True),
