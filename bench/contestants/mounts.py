@@ -106,7 +106,8 @@ class Rclone(_Mount):
 
     def command(self) -> list[str]:
         settings = self.settings
-        remote = f":s3,provider=Other,env_auth=true,region=us-east-1,list_version=2,endpoint='{settings['endpoint']}':"
+        remote = ":s3,provider=Other,env_auth=true,region=us-east-1,list_version=2"
+        remote += f",endpoint='{settings['endpoint']}':"
         size = max(1, settings["cache_size"] >> 10)
         return [
             *(self.binary(), "mount", remote + settings["bucket"], str(self.point)),

@@ -31,6 +31,7 @@ class Fifo(Mapped):
                     "rust_client": {"allow_http": "true"},
                 },
             },
+            "caching_enabled": True,
             "credentials_provider": {
                 "type": "S3Credentials",
                 "options": {"access_key": settings["key"], "secret_key": settings["secret"]},
