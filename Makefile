@@ -4,7 +4,7 @@
 #   make demo      the tour: a local S3 server, a cache, a training job
 #   make test      lint, types, C tests and Python tests; what CI runs
 #   make build     after a change to csrc or a .pyx: compiles what changed
-#   make bench     the micro-benchmarks among the tests, timed
+#   make bench     the quick benchmark beside other clients and caches, which go into .venv-peers
 #   make asan      the unit tests, with csrc and its Cython modules under AddressSanitizer
 #   make lint types test-c test-py       the parts of `make test`
 #   make format    what `make lint` wants to see
@@ -39,6 +39,13 @@ endef
 .venv/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(call install,demo)
 
+# The peers of the benchmark have an environment of their own: what they need does not meet what we need.
+.venv-peers/stamp: bench/peers.txt $(shell find bench/stubs -name '*.py' -o -name '*.toml')
+	@bash .ci/preflight $(PYTHON)
+	@$(STEP) 'make .venv-peers' $(PYTHON) -m venv .venv-peers
+	@$(STEP) 'install the peers' .venv-peers/bin/pip install -r bench/peers.txt
+	@touch $@
+
 .venv/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(call install,dev)
 	@touch .venv/demo.stamp # [dev] has all that [demo] has
@@ -70,8 +77,9 @@ test-c:
 test-py: .venv/dev.stamp compile
 	@$(PYTEST) $(TWO)
 
-bench: .venv/dev.stamp compile
-	@$(PYTEST) --benchmark-enable --benchmark-only -rN
+bench: .venv/dev.stamp .venv-peers/stamp compile
+	@$(BIN)/python -m bench run --quick
+	@$(BIN)/python -m bench report bench/results/quick.json
 
 # The interpreter is not built with ASan, so its runtime is loaded first. Python's own allocator would
 # hide overflows inside its pools, what the interpreter leaks at exit is not ours, and pytest would

@@ -79,6 +79,8 @@ class Results:
             "spread": {key: [min(each[key]), max(each[key])] for key in FIGURES},
             "rounds": each["samples_per_s"],
             "repeats": len(rounds),
+            "ours": entry.ours,
+            "cached": entry.cached,
             "converts": entry.converts,
             "conversion_s": self.conversions.get(row[0]),
             "failed": False,

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 import ioaccel
-from ioaccel.cli import config, demo, doctor, du, evict, serve, status, verify, warm
+from ioaccel.cli import bench, config, demo, doctor, du, evict, serve, status, verify, warm
 from ioaccel.cli.errors import reported
 
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 
 for verb in (
     demo.demo,
+    bench.bench,
     warm.warm,
     status.status,
     du.du,
