@@ -141,9 +141,8 @@ class _Run:
         caches = self.scratch / "caches" / f"{lane.name}-{secrets.token_hex(4)}"
         caches.mkdir(parents=True)
         try:
-            if repeat == 0:
-                self._first(lane, caches / "conversion")
-                shutil.rmtree(caches / "conversion", ignore_errors=True)
+            if lane.entry.converts and lane.name not in self.results.conversions:
+                self._convert(lane, caches / "conversion")
             self._epochs(lane, caches / "cache", check=repeat == 0)
         except (ArmFailedError, OSError) as error:
             reason = str(error).removeprefix(f"{lane.entry.kind}: ").removeprefix(f"{lane.entry.kind}.")
@@ -162,16 +161,15 @@ class _Run:
             _unmount(caches)
             shutil.rmtree(caches, ignore_errors=True)
 
-    def _first(self, lane: Lane, caches: Path) -> None:
-        """What is done once: version and conversion. Lanes of one contestant share the converted data."""
+    def _convert(self, lane: Lane, caches: Path) -> None:
+        """Makes the contestant's own format, once: its lanes and repeats share it."""
         setting = self._setting(lane, caches)
-        with self._arm(lane, setting, "first") as (arm, _):
-            self.results.versions[lane.name] = arm.ask("version", patience=START_S)["version"]
-            if lane.entry.converts and lane.name not in self.results.conversions:
-                Path(setting.converted).mkdir(parents=True, exist_ok=True)
-                taken = arm.ask("conversion", patience=CONVERSION_S)["seconds"]
-                self.store.publish(setting.converted_prefix)
-                self.results.conversions[lane.name] = taken
+        Path(setting.converted).mkdir(parents=True, exist_ok=True)
+        with self._arm(lane, setting) as (arm, _):
+            taken = arm.ask("conversion", patience=CONVERSION_S)["seconds"]
+        self.store.publish(setting.converted_prefix)
+        self.results.conversions[lane.name] = taken
+        shutil.rmtree(caches, ignore_errors=True)
 
     def _epochs(self, lane: Lane, caches: Path, *, check: bool) -> None:
         workload = self.workload
@@ -261,9 +259,9 @@ class _Run:
         )
 
     @contextmanager
-    def _arm(self, lane: Lane, setting: Setting, mark: str) -> Iterator[tuple[Arm, Processes]]:
+    def _arm(self, lane: Lane, setting: Setting) -> Iterator[tuple[Arm, Processes]]:
         """A process of the contestant, and who watches it. Nothing of it is left at the end."""
-        mark = f"{mark}-{secrets.token_hex(8)}"
+        mark = secrets.token_hex(8)
         python = sys.executable if lane.entry.ours or not PEERS_PYTHON.exists() else str(PEERS_PYTHON)
         environment = {MARK: mark, **_credentials(setting)}
         with Processes(mark) as processes:
@@ -282,10 +280,9 @@ class _Job:
         self.setup_s = 0.0
 
     def __enter__(self) -> Self:
-        self._arm, self.processes = self._stack.enter_context(
-            self._run._arm(self._lane, self._setting, "job")
-        )
+        self._arm, self.processes = self._stack.enter_context(self._run._arm(self._lane, self._setting))
         try:
+            self._run.results.versions[self._lane.name] = self.ask("version", START_S)["version"]
             self.setup_s = self.ask("prepare", START_S)["seconds"]
         except BaseException:
             self._stack.close()

@@ -64,11 +64,11 @@ class WebDataset(Contestant):
 
     def _url(self, path: Path) -> str:
         """curl signs nothing: the URL is signed."""
-        import boto3
+        import botocore.session
         from botocore.config import Config
 
         if not hasattr(self, "_s3"):
-            self._s3 = boto3.client(
+            self._s3 = botocore.session.get_session().create_client(
                 "s3",
                 endpoint_url=self.settings["endpoint"],
                 region_name="us-east-1",
