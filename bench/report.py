@@ -88,7 +88,7 @@ def _section(name: str, records: list[Record], picture: Path | None) -> str:
     ran = [record for record in records if not record["failed"]]
     if ran:
         some = ran[0]
-        noise = f"; **noisy: equal work took up to {some['noise']:.0%} longer**" if some.get("noisy") else ""
+        noise = f"; **noisy: equal work varied by {some['noise']:.0%}**" if some.get("noisy") else ""
         lines.append(f"Store: {some['store']}. Page cache: {some['page_cache']}.")
         lines.append(f"{max(record['repeats'] for record in ran)} repeats, {some['jobs']} job(s){noise}.")
     lines += ["", *table(records)]

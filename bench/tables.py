@@ -21,7 +21,7 @@ def table(records: Sequence[Record]) -> list[str]:
     head += [f"samples/s, epoch {epoch}" for epoch in epochs]
     head += ["MB/s, last", *(["accelerators kept"] if counted else [])]
     head += ["first batch s", "p99 wait ms", "CPU s/GB", "peak MB", "requests a sample", "bytes from store"]
-    head += ["written MB", "setup s", "conversion s", "n", "note"]
+    head += ["written MB", "cache MB", "setup s", "conversion s", "n", "note"]
     lines = [_line(head), _line(["---"] * len(head))]
     lines += [_line(_cells(row, epochs, ratios, counted)) for row in rows]
     return lines
@@ -43,6 +43,8 @@ def _cells(row: list[Record], epochs: Sequence[int], ratios: bool, counted: bool
     cells += [_each(row, lambda record: f"{record['store_requests'] / record['samples']:.2g}")]
     cells += [_each(row, lambda record: f"{record['store_bytes'] / size:.0%}")]
     cells += [f"{sum(record['disk_written_bytes'] for record in row) / 1e6:,.0f}"]
+    limit = f" of {last['cache_size'] / 1e6:,.0f}" if ratios and last["cached"] else ""
+    cells += [f"{last['cache_bytes'] / 1e6:,.0f}{limit}"]
     cells += [f"{first['setup_s']:.1f}", f"{first['conversion_s']:.1f}" if first["converts"] else ""]
     return [*cells, f"{first['samples']:,.0f}", first["reason"]]
 

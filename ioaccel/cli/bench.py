@@ -29,7 +29,7 @@ def bench(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Read your own objects directly and through ioaccel, and show how fast each is.
+    """Time reading your own objects, directly and through ioaccel.
 
     It reads them in random order: directly with as many requests at once as a DataLoader has workers, for
     10 seconds at most; directly with 64 at once; and through ioaccel, epoch by epoch. Exit code 1 if any
