@@ -2,62 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 
 from bench import data, machine, stores
-from bench.arm import ROOT, Arm, ArmFailedError
+from bench.arm import ArmFailedError
 from bench.contestants import Entry
 from bench.contestants.contract import KEPT
-from bench.processes import MARK, Processes, Usage
+from bench.job import Job, Setting, disk_usage, started, unmount
+from bench.processes import Usage
 from bench.records import Record, Results
 from bench.workload import ALL, Workload
 
-PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
-START_S = 90.0  # that imports, listings, mounts and engines have
 CONVERSION_S = 600.0
-LEAVE_S = 20.0  # that an engine or a mount has to leave after its last client
 AMPLE = 4_000_000_000  # bytes of a cache that is meant to hold all
 SHARD = 64 << 20  # bytes; what the documentation of Streaming and LitData has
 SHARDS = 32  # at least, so that there is something to shuffle, and four of them fit into a small cache
-GOODS = 30  # tries to keep accelerators busy: far more than the rate without steps is ever off by
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What an adapter is told: see `bench.contestants.contract.Contestant`."""
-
-    options: dict[str, Any]  # of the store, in fsspec's names
-    endpoint: str
-    key: str
-    secret: str
-    bucket: str
-    prefix: str  # of the objects' keys
-    files: str  # the directory in which prefix + key is a file with the same bytes
-    truth: str  # a numpy file: file, offset, length, CRC of each sample
-    samples: int  # of an epoch: the first so many of the truth
-    samples_per_file: int
-    kept: int  # bytes of a sample that become a tensor
-    batch: int
-    workers: int
-    shard: int  # bytes of a file of those who convert
-    converted: str = ""  # the directory for data in the contestant's own format
-    converted_prefix: str = ""  # their keys
-    cache_dir: str = ""
-    cache_size: int = 0
-    flag: str = ""  # a file of one byte: see `bench.contestants.contract.Take`
+TRIES = 5  # to keep accelerators busy: fewer each time
 
 
 @dataclass(frozen=True)
@@ -161,14 +130,14 @@ class _Run:
                 f"{', '.join(f'{rate:,.0f}' for rate in rates)} samples/s ({time.monotonic() - begun:.0f} s)"
             )
         finally:
-            _unmount(caches)
+            unmount(caches)
             shutil.rmtree(caches, ignore_errors=True)
 
     def _convert(self, lane: Lane, caches: Path) -> None:
         """Makes the contestant's own format, once: its lanes and repeats share it."""
         setting = self._setting(lane, caches)
         Path(setting.converted).mkdir(parents=True, exist_ok=True)
-        with self._arm(lane, setting) as (arm, _):
+        with started(lane.entry, setting) as (arm, _):
             taken = arm.ask("conversion", patience=CONVERSION_S)["seconds"]
         self.store.publish(setting.converted_prefix)
         self.results.conversions[lane.name] = taken
@@ -176,16 +145,17 @@ class _Run:
 
     def _check_cold(self, lane: Lane, caches: Path) -> None:
         """An epoch with an empty cache, in which every sample is compared with the truth."""
-        with _Job(self, lane, self._setting(lane, caches)) as job:
+        with self._job(lane, caches) as job:
             job.ask("verify")
         shutil.rmtree(caches, ignore_errors=True)
 
     def _epochs(self, lane: Lane, caches: Path, *, check: bool) -> None:
         workload = self.workload
         shared = caches if lane.entry.shares else None
-        settings = [self._setting(lane, shared or caches / str(job)) for job in range(workload.jobs)]
+        places = [shared or caches / str(job) for job in range(workload.jobs)]
         with ExitStack() as stack:
-            jobs = [stack.enter_context(_Job(self, lane, setting)) for setting in settings]
+            jobs = [stack.enter_context(self._job(lane, place)) for place in places]
+            self.results.versions[lane.name] = jobs[0].version
             number = 0
             while number < (workload.epochs if lane.entry.cached else 1):
                 number += 1
@@ -201,7 +171,7 @@ class _Run:
                 for job in jobs[:1]:
                     job.ask("verify")
 
-    def _epoch(self, lane: Lane, number: int, jobs: list[_Job]) -> None:
+    def _epoch(self, lane: Lane, number: int, jobs: list[Job]) -> None:
         """One epoch of all jobs at once, and all that is counted meanwhile."""
         before = self.store.counts()
         usages = [job.processes.begin() for job in jobs]
@@ -231,19 +201,19 @@ class _Run:
                 "store_bytes": after.bytes - before.bytes,
                 "disk_written_bytes": sum(usage.written_bytes for usage in used),
                 "cache_size": sum(caches.values()),
-                "cache_bytes": sum(map(_disk_usage, caches)),
+                "cache_bytes": sum(map(disk_usage, caches)),
                 "setup_s": max(job.setup_s for job in jobs),
             },
             lane.entry,
         )
 
-    def _accelerators(self, lane: Lane, epoch: int, job: _Job) -> None:
+    def _accelerators(self, lane: Lane, epoch: int, job: Job) -> None:
         """How many are kept busy: as many as the rate promises, then fewer, until they really are."""
         workload = self.workload
         needed = workload.utilisation * workload.batch / workload.step_s  # samples/s of one
         promised = self.results.rates(lane.name, lane.ratio)[-1] / needed
         count = max(1, int(promised))
-        for _ in range(GOODS):
+        for _ in range(TRIES):
             reached = job.ask("epoch", step_s=workload.step_s / count)["utilisation"]
             if reached >= workload.utilisation or count == 1:
                 break
@@ -251,6 +221,11 @@ class _Run:
         kept = count if reached >= workload.utilisation else 0
         figures = {"accelerators_kept": kept, "accelerators_promised": promised, "utilisation": reached}
         self.results.extend(lane.name, lane.ratio, epoch, figures)
+
+    def _job(self, lane: Lane, caches: Path) -> Job:
+        setting = self._setting(lane, caches)
+        size = int(self.truth[: setting.samples, data.LENGTH].sum())
+        return Job(lane.entry, setting, (setting.samples, size), self.workload.deadline_s)
 
     def _setting(self, lane: Lane, caches: Path) -> Setting:
         workload, entry = self.workload, lane.entry
@@ -270,87 +245,6 @@ class _Run:
             flag=str(flag),
         )
 
-    @contextmanager
-    def _arm(self, lane: Lane, setting: Setting) -> Iterator[tuple[Arm, Processes]]:
-        """A process of the contestant, and who watches it. Nothing of it is left at the end."""
-        mark = secrets.token_hex(8)
-        python = sys.executable if lane.entry.ours or not PEERS_PYTHON.exists() else str(PEERS_PYTHON)
-        environment = {MARK: mark, **_credentials(setting)}
-        with Processes(mark) as processes:
-            with Arm(lane.entry.kind, asdict(setting), python, environment) as arm:
-                yield arm, processes
-            for pid in processes.wait(LEAVE_S):
-                os.kill(pid, 9)
-
-
-class _Job:
-    """A contestant's process, which may be followed by another one with the same cache."""
-
-    def __init__(self, run: _Run, lane: Lane, setting: Setting) -> None:
-        self._run, self._lane, self.setting = run, lane, setting
-        self._stack = ExitStack()
-        self.setup_s = 0.0
-
-    def __enter__(self) -> Self:
-        self._arm, self.processes = self._stack.enter_context(self._run._arm(self._lane, self.setting))
-        try:
-            self._run.results.versions[self._lane.name] = self.ask("version", START_S)["version"]
-            self.setup_s = self.ask("prepare", START_S)["seconds"]
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def restart(self) -> None:
-        """End the process and begin another."""
-        self._stack.close()
-        self.__enter__()
-
-    def ask(self, method: str, patience: float | None = None, **arguments: Any) -> dict[str, Any]:
-        """As `Arm.ask`; an epoch that does not bring all there is is a failure."""
-        answer = self._arm.ask(method, patience=patience or self._run.workload.deadline_s, **arguments)
-        if method == "epoch":
-            samples = self.setting.samples
-            right = samples, int(self._run.truth[:samples, data.LENGTH].sum())
-            if (answer["samples"], answer["bytes"]) != right:
-                came = f"{answer['samples']} samples of {answer['bytes']} bytes came"
-                raise ArmFailedError(f"{came}, not {right[0]} of {right[1]}")
-        return answer
-
-
-def _disk_usage(directory: str) -> int:
-    """Bytes that the files below it take of the disk; they may go away meanwhile."""
-    total = 0
-    for place, _, names in os.walk(directory):
-        for name in names:
-            with suppress(OSError):
-                total += os.lstat(f"{place}/{name}").st_blocks * 512
-    return total
-
-
-def _unmount(directory: Path) -> None:
-    """What a contestant that was killed has left mounted."""
-    for line in Path("/proc/mounts").read_text().splitlines():
-        if (point := line.split()[1]).startswith(f"{directory}/"):
-            subprocess.run([shutil.which("umount") or "umount", "-l", point], check=False, timeout=10)
-
 
 def _less(now: Usage, before: Usage) -> Usage:
     return Usage(now.cpu_s - before.cpu_s, now.written_bytes - before.written_bytes)
-
-
-def _credentials(setting: Setting) -> dict[str, str]:
-    """The usual variables, for those who take nothing else."""
-    return {
-        "AWS_ACCESS_KEY_ID": setting.key,
-        "AWS_SECRET_ACCESS_KEY": setting.secret,
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": setting.endpoint,
-        "S3_ENDPOINT_URL": setting.endpoint,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_ALLOW_HTTP": "true",  # for obstore inside LitData
-    }

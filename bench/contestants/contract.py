@@ -36,7 +36,7 @@ class Contestant:
     package = ""  # the distribution whose version is printed
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        """``settings`` are `bench.runner.Setting`, as a dictionary."""
+        """``settings`` are `bench.job.Setting`, as a dictionary."""
         self.settings = settings
         self.batch: int = settings["batch"]
         self.workers: int = settings["workers"]

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("webdataset")
 
-from bench import report, runner, suite, workload
+from bench import job, report, runner, suite, workload
 from bench.contestants import CONTESTANTS, Entry
 from bench.processes import MARK, Processes
 from bench.records import FIGURES, Record
@@ -48,7 +48,7 @@ TINY = replace(
 def this_environment() -> Any:
     """Contestants run under this Python, also where there is an environment of the peers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "PEERS_PYTHON", Path("nowhere"))
+        patch.setattr(job, "PEERS_PYTHON", Path("nowhere"))
         tests = Path(__file__).parents[1]
         patch.setenv("PYTHONPATH", str(tests))
         yield
@@ -98,10 +98,14 @@ def test_a_cache_is_seen_to_write(records: list[Record]) -> None:
 
 
 def test_who_converts_says_how_long_it_took(tmp_path: Path) -> None:
-    found = runner.run(TINY, {"webdataset": CONTESTANTS["webdataset"]}, tmp_path)
+    twice = replace(TINY, repeats=2)
+    found = runner.run(twice, {"webdataset": CONTESTANTS["webdataset"]}, tmp_path)
     assert [record["reason"] for record in found if record["failed"]] == []
     assert [record["epoch"] for record in found] == [1, 2]
     assert found[0]["conversion_s"] > 0
+    assert len(found[0]["rounds"]) == found[0]["repeats"] == 2
+    low, high = found[0]["spread"]["samples_per_s"]
+    assert low <= found[0]["samples_per_s"] <= high
     assert found[0]["store_bytes"] > COUNT * 18_000
     assert found[1]["store_bytes"] == 0
 
