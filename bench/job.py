@@ -8,14 +8,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from bench.arm import ROOT, Arm, ArmFailedError
 from bench.contestants import Entry
-from bench.processes import MARK, Processes
+from bench.processes import Processes
 
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 START_S = 90.0  # that imports, listings, mounts and engines have
@@ -48,48 +48,54 @@ class Setting:
 
 
 @contextmanager
-def started(entry: Entry, setting: Setting) -> Iterator[tuple[Arm, Processes]]:
-    """A process of the contestant, and who watches it. Nothing of it is left at the end."""
-    mark = secrets.token_hex(8)
+def watched() -> Iterator[Processes]:
+    """Who watches the processes of a contestant; none of them is left at the end."""
+    with Processes(secrets.token_hex(8)) as processes:
+        try:
+            yield processes
+        finally:
+            leave(processes)
+
+
+def leave(processes: Processes) -> None:
+    """Waits until engines and mounts have left, after their last client, and ends those that stay."""
+    for pid in processes.wait(LEAVE_S):
+        with suppress(ProcessLookupError):
+            os.kill(pid, 9)
+
+
+def start(entry: Entry, setting: Setting, processes: Processes) -> Arm:
+    """A process of a contestant."""
     python = sys.executable if entry.ours or not PEERS_PYTHON.exists() else str(PEERS_PYTHON)
-    with Processes(mark) as processes:
-        with Arm(entry.kind, asdict(setting), python, {MARK: mark, **_credentials(setting)}) as arm:
-            yield arm, processes
-        for pid in processes.wait(LEAVE_S):
-            with suppress(ProcessLookupError):
-                os.kill(pid, 9)
+    return Arm(entry.kind, asdict(setting), python, processes.environment | _credentials(setting))
 
 
 class Job:
-    """A contestant's process, ready to read, which may be followed by another one with the same cache.
+    """A contestant's process, ready to read. It can be entered again: another process, the same cache.
 
     ``right``: how many samples and how many bytes an epoch has. ``deadline``: its seconds.
     """
 
-    def __init__(self, entry: Entry, setting: Setting, right: tuple[int, int], deadline: float) -> None:
+    def __init__(
+        self, entry: Entry, setting: Setting, processes: Processes, right: tuple[int, int], deadline: float
+    ) -> None:
         self.setting = setting
         self.version = ""
         self.setup_s = 0.0
-        self._entry, self._right, self._deadline = entry, right, deadline
-        self._stack = ExitStack()
+        self._entry, self._processes, self._right, self._deadline = entry, processes, right, deadline
 
     def __enter__(self) -> Self:
-        self._arm, self.processes = self._stack.enter_context(started(self._entry, self.setting))
+        self._arm = start(self._entry, self.setting, self._processes).__enter__()
         try:
             self.version = self.ask("version", START_S)["version"]
             self.setup_s = self.ask("prepare", START_S)["seconds"]
         except BaseException:
-            self._stack.close()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def restart(self) -> None:
-        """End the process and begin another."""
-        self._stack.close()
-        self.__enter__()
+        self._arm.__exit__(None, None, None)
 
     def ask(self, method: str, patience: float | None = None, **arguments: Any) -> dict[str, Any]:
         """As `Arm.ask`; an epoch that does not bring all there is is a failure."""

@@ -42,6 +42,7 @@ class Processes:
     """Watches the processes that have ``mark`` in their environment, until the ``with`` block ends."""
 
     def __init__(self, mark: str) -> None:
+        self.environment = {MARK: mark}  # of whom to watch
         self._mark = f"{MARK}={mark}".encode()
         self._ours: dict[tuple[int, str], bool] = {}
         self._seen: dict[tuple[int, str], _Process] = {}

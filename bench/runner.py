@@ -17,8 +17,8 @@ from bench import data, machine, stores
 from bench.arm import ArmFailedError
 from bench.contestants import Entry
 from bench.contestants.contract import KEPT
-from bench.job import Job, Setting, disk_usage, started, unmount
-from bench.processes import Usage
+from bench.job import Job, Setting, disk_usage, leave, start, unmount, watched
+from bench.processes import Processes
 from bench.records import Record, Results
 from bench.workload import ALL, Workload
 
@@ -137,7 +137,7 @@ class _Run:
         """Makes the contestant's own format, once: its lanes and repeats share it."""
         setting = self._setting(lane, caches)
         Path(setting.converted).mkdir(parents=True, exist_ok=True)
-        with started(lane.entry, setting) as (arm, _):
+        with watched() as processes, start(lane.entry, setting, processes) as arm:
             taken = arm.ask("conversion", patience=CONVERSION_S)["seconds"]
         self.store.publish(setting.converted_prefix)
         self.results.conversions[lane.name] = taken
@@ -145,7 +145,7 @@ class _Run:
 
     def _check_cold(self, lane: Lane, caches: Path) -> None:
         """An epoch with an empty cache, in which every sample is compared with the truth."""
-        with self._job(lane, caches) as job:
+        with watched() as processes, self._job(lane, caches, processes) as job:
             job.ask("verify")
         shutil.rmtree(caches, ignore_errors=True)
 
@@ -153,35 +153,33 @@ class _Run:
         workload = self.workload
         shared = caches if lane.entry.shares else None
         places = [shared or caches / str(job) for job in range(workload.jobs)]
-        with ExitStack() as stack:
-            jobs = [stack.enter_context(self._job(lane, place)) for place in places]
+        with watched() as processes, ExitStack() as stack:
+            jobs = [stack.enter_context(self._job(lane, place, processes)) for place in places]
             self.results.versions[lane.name] = jobs[0].version
             number = 0
             while number < (workload.epochs if lane.entry.cached else 1):
                 number += 1
                 if number > 1 and workload.restart:
-                    for job in jobs:
-                        job.restart()
+                    _restart(jobs, processes)
                 if workload.cold:
                     self.page_cache = machine.empty_page_cache([caches, self.store.directory])
-                self._epoch(lane, number, jobs)
+                self._epoch(lane, number, jobs, processes)
             if workload.step_s:
                 self._accelerators(lane, number, jobs[0])
             if check:
                 for job in jobs[:1]:
                     job.ask("verify")
 
-    def _epoch(self, lane: Lane, number: int, jobs: list[Job]) -> None:
+    def _epoch(self, lane: Lane, number: int, jobs: list[Job], processes: Processes) -> None:
         """One epoch of all jobs at once, and all that is counted meanwhile."""
         before = self.store.counts()
-        usages = [job.processes.begin() for job in jobs]
+        used_before = processes.begin()
         begun = time.perf_counter()
         with ThreadPoolExecutor(len(jobs)) as pool:
             answers = list(pool.map(lambda job: job.ask("epoch"), jobs))
         wall = time.perf_counter() - begun if len(jobs) > 1 else answers[0]["seconds"]
         after = self.store.counts()
-        used = [_less(job.processes.usage(), usage) for job, usage in zip(jobs, usages, strict=True)]
-        peak = sum(job.processes.peak() for job in jobs)
+        used, peak = processes.usage(), processes.peak()
         size = sum(answer["bytes"] for answer in answers)
         caches = {job.setting.cache_dir: job.setting.cache_size for job in jobs}
         self.results.add(
@@ -195,11 +193,11 @@ class _Run:
                 "first_batch_s": max(answer["first_batch_s"] for answer in answers),
                 "p50_wait_s": max(answer["p50_wait_s"] for answer in answers),
                 "p99_wait_s": max(answer["p99_wait_s"] for answer in answers),
-                "cpu_s_per_gb": sum(usage.cpu_s for usage in used) / size * 1e9,
+                "cpu_s_per_gb": (used.cpu_s - used_before.cpu_s) / size * 1e9,
                 "peak_pss_mb": peak,
                 "store_requests": after.requests - before.requests,
                 "store_bytes": after.bytes - before.bytes,
-                "disk_written_bytes": sum(usage.written_bytes for usage in used),
+                "disk_written_bytes": used.written_bytes - used_before.written_bytes,
                 "cache_size": sum(caches.values()),
                 "cache_bytes": sum(map(disk_usage, caches)),
                 "setup_s": max(job.setup_s for job in jobs),
@@ -222,10 +220,10 @@ class _Run:
         figures = {"accelerators_kept": kept, "accelerators_promised": promised, "utilisation": reached}
         self.results.extend(lane.name, lane.ratio, epoch, figures)
 
-    def _job(self, lane: Lane, caches: Path) -> Job:
+    def _job(self, lane: Lane, caches: Path, processes: Processes) -> Job:
         setting = self._setting(lane, caches)
         size = int(self.truth[: setting.samples, data.LENGTH].sum())
-        return Job(lane.entry, setting, (setting.samples, size), self.workload.deadline_s)
+        return Job(lane.entry, setting, processes, (setting.samples, size), self.workload.deadline_s)
 
     def _setting(self, lane: Lane, caches: Path) -> Setting:
         workload, entry = self.workload, lane.entry
@@ -246,5 +244,10 @@ class _Run:
         )
 
 
-def _less(now: Usage, before: Usage) -> Usage:
-    return Usage(now.cpu_s - before.cpu_s, now.written_bytes - before.written_bytes)
+def _restart(jobs: list[Job], processes: Processes) -> None:
+    """All of them end, and what they have started; then all begin anew."""
+    for job in jobs:
+        job.__exit__()
+    leave(processes)
+    for job in jobs:
+        job.__enter__()
