@@ -161,7 +161,7 @@ class _Run:
                 number += 1
                 if number > 1 and workload.restart:
                     _restart(jobs, processes)
-                if workload.cold:
+                if number > 1 and workload.cold:  # in the first one the store reads its files, too
                     self.page_cache = machine.empty_page_cache([caches, self.store.directory])
                 self._epoch(lane, number, jobs, processes)
             if workload.step_s:

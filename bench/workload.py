@@ -35,7 +35,7 @@ class Workload:
     cache_ratios: tuple[float, ...] = (ALL,)  # size of the cache, of the data set's; an arm for each
     jobs: int = 1  # at once, on the same data
     restart: bool = False  # each epoch in a process of its own, with the cache of the last one
-    cold: bool = False  # page caches are emptied before each epoch
+    cold: bool = False  # page caches are emptied before each epoch but the first
     step_s: float = 0.0  # of an accelerator, a batch: 0 means that nobody counts accelerators
     utilisation: float = 0.0  # that an accelerator must reach
     accelerator: str = ""
