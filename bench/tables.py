@@ -91,7 +91,9 @@ def comparison(records: Sequence[Record]) -> list[str]:
 def _against(epoch: int, what: str, ours: Record, peer: Record) -> str:
     times = ours["samples_per_s"] / peer["samples_per_s"]
     line = f"* epoch {epoch}: `{ours['contestant']}` is {times:.2g} times {what}, `{peer['contestant']}`"
-    return line if times >= 1 else f"{line}: it loses; {ours['reason']}"
+    parts = ours["reason"].split("; ")
+    why = "; ".join(part for part in parts if epoch == 1 or not part.startswith("epoch 1"))
+    return line if times >= 1 else f"{line}: it loses; {why}"
 
 
 def _best(records: Sequence[Record]) -> Record:
