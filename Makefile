@@ -4,6 +4,7 @@
 #   make demo      the tour: a local S3 server, a cache, a training job
 #   make test      lint, types, C tests and Python tests; what CI runs
 #   make build     after a change to csrc or a .pyx: compiles what changed
+#   make bench     the quick benchmark beside other clients and caches, which go into .venv-peers
 #   make asan      the unit tests, with csrc and its Cython modules under AddressSanitizer
 #   make bench-paths   times every hot path (tests/benchmarks), which `make test` runs once
 #   make instructions  counts the instructions of the hot paths in C, against bench/instructions.json
@@ -19,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest
 TWO    := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := build
-.PHONY: demo test build compile bench-paths instructions asan lint types test-c test-py format clean
+.PHONY: demo test build compile bench bench-paths instructions asan lint types test-c test-py format clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -39,6 +40,13 @@ endef
 
 .venv/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(call install,demo)
+
+# The peers of the benchmark have an environment of their own: what they need does not meet what we need.
+.venv-peers/stamp: bench/peers.txt $(shell find bench/stubs -name '*.py' -o -name '*.toml')
+	@bash .ci/preflight $(PYTHON)
+	@$(STEP) 'make .venv-peers' $(PYTHON) -m venv .venv-peers
+	@$(STEP) 'install the peers' .venv-peers/bin/pip install -r bench/peers.txt
+	@touch $@
 
 .venv/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(call install,dev)
@@ -77,6 +85,10 @@ bench-paths: .venv/dev.stamp compile
 # Not a part of `make test`: it needs valgrind.
 instructions: .venv/dev.stamp
 	@$(BIN)/python -m bench instructions
+
+bench: .venv/dev.stamp .venv-peers/stamp compile
+	@$(BIN)/python -m bench run --quick
+	@$(BIN)/python -m bench report bench/results/quick.json
 
 # The interpreter is not built with ASan, so its runtime is loaded first. Python's own allocator would
 # hide overflows inside its pools, what the interpreter leaks at exit is not ours, and pytest would

@@ -1,4 +1,4 @@
-"""``python -m bench micro|torch|plan|instructions [--json FILE] [--dir DIR]``."""
+"""``python -m bench list | run [WORKLOAD ...] | report [FILE ...] | micro | torch | plan | instructions``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ def main() -> int | str:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     shared.add_argument("--dir", type=Path, help="where to work (default: the temporary directory)")
+    verbs.add_parser("list", help="the workloads and the contestants")
+    run = verbs.add_parser("run", parents=[shared], help="contestants side by side, and their records")
+    run.add_argument("workload", nargs="*", help="names, or TOML files (default: all)")
+    run.add_argument("--quick", action="store_true", help="small: minutes instead of hours")
+    run.add_argument("--only", nargs="+", metavar="CONTESTANT", help="these contestants alone")
+    report = verbs.add_parser("report", help="tables and pictures of records")
+    report.add_argument("file", nargs="*", type=Path, help="what `run` wrote (default: the latest run's)")
     verbs.add_parser("micro", parents=[shared], help="the hot paths, each against its limit")
     jobs = verbs.add_parser("torch", parents=[shared], help="PyTorch jobs over a store with a shape")
     jobs.add_argument("--samples", type=int, default=10_000, metavar="N", help="objects of ~110 KB (10000)")
@@ -21,28 +28,90 @@ def main() -> int | str:
     counted.add_argument("--update", action="store_true", help="record the counts in bench/instructions.json")
     verbs.add_parser("plan", parents=[shared], help="what `ioaccel plan` predicts, against what happens")
     options = parser.parse_args()
-    code = 0
-    if options.verb in ("torch", "plan"):
-        from bench import plan, torch
-        from ioaccel.testing.shaped import find_nginx
+    return VERBS[options.verb](options)
 
-        try:
-            find_nginx()
-        except RuntimeError as error:  # it says what to install
-            return f"{error}"
-        figures = plan.run(options.dir) if options.verb == "plan" else torch.run(options.dir, options.samples)
-    elif options.verb == "instructions":
-        from bench import instructions
 
-        figures, code = instructions.run(options.update, options.dir)
-    else:
-        from bench import micro
+def _list(options: argparse.Namespace) -> int:  # noqa: ARG001
+    from bench import suite
 
-        figures = micro.run(options.dir)
+    print(suite.listing())
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int | str:
+    from bench import suite
+
+    try:
+        return suite.run(options.workload, options.quick, options.only, options.dir, options.json)
+    except ValueError as error:  # of names and of TOML files
+        return f"{error}"
+
+
+def _report(options: argparse.Namespace) -> int | str:
+    from bench import report
+
+    try:
+        report.write(options.file)
+    except (OSError, ValueError) as error:
+        return f"{error}"
+    return 0
+
+
+def _torch(options: argparse.Namespace) -> int | str:
+    from bench import torch
+
+    if missing := _missing_store():
+        return missing
+    return _written(torch.run(options.dir, options.samples), options)
+
+
+def _plan(options: argparse.Namespace) -> int | str:
+    from bench import plan
+
+    if missing := _missing_store():
+        return missing
+    return _written(plan.run(options.dir), options)
+
+
+def _missing_store() -> str:
+    """What to install where the shaped store cannot run."""
+    from ioaccel.testing.shaped import find_nginx
+
+    try:
+        find_nginx()
+    except RuntimeError as error:
+        return f"{error}"
+    return ""
+
+
+def _instructions(options: argparse.Namespace) -> int | str:
+    from bench import instructions
+
+    figures, code = instructions.run(options.update, options.dir)
+    return _written(figures, options) or code
+
+
+def _micro(options: argparse.Namespace) -> int:
+    from bench import micro
+
+    return _written(micro.run(options.dir), options)
+
+
+def _written(figures: dict[str, object], options: argparse.Namespace) -> int:
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
-    return code
+    return 0
 
+
+VERBS = {
+    "list": _list,
+    "run": _run,
+    "report": _report,
+    "micro": _micro,
+    "torch": _torch,
+    "plan": _plan,
+    "instructions": _instructions,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

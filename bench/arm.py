@@ -2,7 +2,8 @@
 
 So arms cannot help or hinder each other (obstore forbids to fork after it, a patched ``open`` would
 slow whoever shares it), and yet their epochs can take turns: the process does what it is told, and
-waits without work in between.
+waits without work in between. It may run another Python, that of the peers: nothing here that the
+child runs needs more than the standard library.
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import select
+import signal
 import subprocess
 import sys
 import traceback
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ioaccel.testing.lifetime import dying_with_parent
-
 # Far above what anything here takes; an arm that hangs must not take the others along.
 PATIENCE = 900.0
+ROOT = Path(__file__).parents[1]
 
 
 class ArmFailedError(Exception):
@@ -32,12 +35,33 @@ class Arm:
     """An object of class ``kind`` ("bench.torch_arms:Plain") in a child process, made with ``settings``.
 
     `ask` calls its methods. It stays silent and without cost otherwise, until the ``with`` block ends.
+    ``python`` is the interpreter and ``environment`` is added to its variables.
     """
 
-    def __init__(self, kind: str, settings: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        settings: dict[str, Any],
+        python: str = sys.executable,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        from ioaccel.testing.lifetime import dying_with_parent  # not in the child: peers have no ioaccel
+
         self.kind = kind
-        command = [*dying_with_parent(), sys.executable, "-m", __name__, kind, json.dumps(settings)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        command = [*dying_with_parent(), python, "-m", __name__, kind, json.dumps(settings)]
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | (environment or {}) | {"PYTHONPATH": os.pathsep.join(paths)},
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
 
     def __enter__(self) -> Self:
         return self
@@ -52,21 +76,21 @@ class Arm:
             try:
                 process.wait(30)
             except subprocess.TimeoutExpired:
-                process.kill()
+                self._kill()
 
-    def ask(self, method: str) -> dict[str, Any]:
+    def ask(self, method: str, *, patience: float = PATIENCE, **arguments: Any) -> dict[str, Any]:
         """What the method returns. ArmFailedError if it raises, hangs or takes its process along."""
         pipe = self._process.stdin, self._process.stdout
         assert pipe[0] is not None
         assert pipe[1] is not None
         try:
-            pipe[0].write(f"{method}\n".encode())
+            pipe[0].write(f"{json.dumps([method, arguments])}\n".encode())
             pipe[0].flush()
         except BrokenPipeError:
             raise ArmFailedError(f"{self.kind}: the process has ended") from None
-        if not select.select([pipe[1]], [], [], PATIENCE)[0]:
-            self._process.kill()
-            raise ArmFailedError(f"{self.kind}.{method} took more than {PATIENCE:.0f} s")
+        if not select.select([pipe[1]], [], [], patience)[0]:
+            self._kill()
+            raise ArmFailedError(f"{self.kind}.{method} took more than {patience:.0f} s")
         line = pipe[1].readline()
         if not line:
             raise ArmFailedError(f"{self.kind}.{method}: the process has ended")
@@ -75,25 +99,44 @@ class Arm:
             raise ArmFailedError(f"{self.kind}: {answer['failed']}")
         return answer
 
+    def _kill(self) -> None:
+        """The process and its workers, which are in its session."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
 
 def _serve(kind: str, settings: dict[str, Any]) -> None:
-    """The child: methods by name on standard input, a line of JSON for each on standard output."""
+    """The child: methods and arguments on standard input, a line of JSON for each on standard output."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     module, _, name = kind.partition(":")
     arm, failed = None, ""
     for line in sys.stdin:
+        method, arguments = json.loads(line)
         try:
             if arm is None and not failed:
                 arm = getattr(importlib.import_module(module), name)(settings)
-            answer = getattr(arm, line.strip())() if arm else {"failed": failed}
-        except Exception as error:  # noqa: BLE001  # whatever it is, the other arms have figures
+            answer = getattr(arm, method)(**arguments) if arm else {"failed": failed}
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the other arms have figures
             if arm:
                 traceback.print_exc()
-            answer = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
+            answer = {"failed": _in_a_line(error)}
             failed = failed if arm else answer["failed"]
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+    if arm and hasattr(arm, "close"):
+        arm.close()
+
+
+def _in_a_line(error: BaseException) -> str:
+    """What went wrong; of an error in a worker, whose message is a traceback, the last of its errors."""
+    text = str(error)
+    if "Traceback (most recent call last)" in text:
+        found = [line for line in text.splitlines() if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)]
+        text = found[-1] if found else text
+    else:
+        text = f"{type(error).__name__}: {text}"
+    return " ".join(text.split())[:400]
 
 
 if __name__ == "__main__":

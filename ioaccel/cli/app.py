@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import ioaccel
-from ioaccel.cli import config, demo, doctor, du, evict, plan, serve, status, verify, warm
+from ioaccel.cli import bench, config, demo, doctor, du, evict, plan, serve, status, verify, warm
 from ioaccel.cli.errors import complain, reported
 
 
@@ -37,6 +37,7 @@ app = typer.Typer(
 
 for verb in (
     demo.demo,
+    bench.bench,
     warm.warm,
     status.status,
     du.du,

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ioaccel.demo import extras
+from ioaccel.demo.caches import cache_in
 from ioaccel.demo.options import DemoOptions
 from ioaccel.errors import ConfigError, IOAccelError
 
@@ -23,9 +20,6 @@ if TYPE_CHECKING:
     from ioaccel.demo.report import Report
     from ioaccel.demo.stage import Stage
     from ioaccel.demo.train import Epoch
-
-ENGINE_LEAVES_S = 10.0
-"""Seconds that a private engine has to leave after its last client; it takes one."""
 
 __all__ = ["DemoOptions", "run"]
 
@@ -86,51 +80,19 @@ def _prepared(options: DemoOptions, report: Report) -> Iterator[tuple[Stage, Cac
     """What to read, and a cache to read it through; whatever was started for it is stopped at the end."""
     from ioaccel.demo import stage
 
+    where = options.cache_dir, options.cache_size
     if options.url is None:
         photographs = stage.photographs(options.samples, latency_ms=options.latency_ms, report=report)
-        with photographs as found, _cache(options, found.storage_options) as cache:
+        with photographs as found, cache_in(*where, found.storage_options) as cache:
             yield found, cache
     else:
-        with _cache(options, options.storage_options) as cache:
+        with cache_in(*where, options.storage_options) as cache:
             with report.task(f"Listing {options.url}"):
                 found = stage.objects(
                     options.url, options.samples, cache=cache, storage_options=options.storage_options
                 )
             report.line("A sample is an image, decoded, or of any other object its first 3 KiB.")
             yield found, cache
-
-
-@contextmanager
-def _cache(options: DemoOptions, storage_options: Mapping[str, object] | None) -> Iterator[Cache]:
-    """A cache in the directory asked for, or in a temporary one."""
-    import ioaccel
-
-    with ExitStack() as stack:
-        directory = options.cache_dir or stack.enter_context(_temporary_directory())
-        with ioaccel.connect(directory, options.cache_size, storage_options) as cache:
-            yield cache
-
-
-@contextmanager
-def _temporary_directory() -> Iterator[Path]:
-    """A cache directory that is removed once its engine, which outlives its clients for a moment, is gone."""
-    with tempfile.TemporaryDirectory(prefix="ioaccel-demo-") as name:
-        directory = Path(name)
-        try:
-            yield directory
-        finally:
-            _wait_for_engine(directory / "engine.lock")
-
-
-def _wait_for_engine(path: Path) -> None:
-    """Return when no process holds the lock that an engine holds for its life, or after ENGINE_LEAVES_S."""
-    deadline = time.monotonic() + ENGINE_LEAVES_S
-    with suppress(FileNotFoundError), path.open() as lock:
-        while time.monotonic() < deadline:
-            with suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            time.sleep(0.05)
 
 
 def _train(

@@ -95,8 +95,8 @@ class Ahead:
         return self._calm > _CALM_BATCHES
 
     def _calms(self, number: int) -> bool:
-        """Whether a batch need not be looked at."""
-        return self.calm and number % _CALM_STRIDE != 0
+        """Whether a batch need not be looked at; the first tell whether an epoch begins as the last ended."""
+        return self.calm and number > _CALM_STRIDE and number % _CALM_STRIDE != 0
 
     def _put(self, number: int, indices: Sequence[int], *, drawn: bool) -> None:
         self._queue.put((self._round, number, indices, drawn))

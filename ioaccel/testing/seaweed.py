@@ -26,6 +26,7 @@ STOP_DEADLINE = 5.0  # seconds from SIGTERM to SIGKILL
 ATTEMPTS = 5  # with other ports, where another process took one in between
 MAX_BUCKETS = 10_000  # a bucket with anything in it takes one volume; the default is one per GiB of disk
 SERVICES = ("s3", "master", "volume", "filer", "admin")
+METRICS = "metrics"  # also has a port
 GRPC_OFFSET = 10_000  # each service also listens there
 # Below 32768, with the offset too: outgoing connections get no port there, so none is taken in between.
 PORTS = range(12_000, 22_700)
@@ -52,6 +53,11 @@ class SeaweedS3:
     def storage_options(self) -> dict[str, Any]:
         """Endpoint and keys under fsspec's names."""
         return {"key": self.key, "secret": self.secret, "endpoint_url": self.endpoint}
+
+    @property
+    def metrics_url(self) -> str:
+        """Where it tells Prometheus how many requests it got and how many bytes it sent."""
+        return f"http://127.0.0.1:{self._ports[METRICS]}/metrics"
 
     @property
     def pid(self) -> int | None:
@@ -110,8 +116,9 @@ class SeaweedS3:
         command += ["-ip", "127.0.0.1", "-ip.bind", "127.0.0.1", "-webdav=false", "-admin.ui=false"]
         command += ["-master.telemetry=false", "-volume.preStopSeconds=0"]
         command += [f"-volume.max={MAX_BUCKETS}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
-        for service, port in self._ports.items():
-            command += [f"-{service}.port", str(port)]
+        command += ["-metricsPort", str(self._ports[METRICS])]
+        for service in SERVICES:
+            command += [f"-{service}.port", str(self._ports[service])]
         command += [f"-{name}.localSocket={self.directory / name}.sock" for name in ("s3", "filer")]
         environment = {
             "PATH": os.environ.get("PATH", os.defpath),
@@ -179,9 +186,9 @@ def _free_ports() -> dict[str, int]:
     for port in random.sample(PORTS, len(PORTS)):
         if _is_free(port) and _is_free(port + GRPC_OFFSET):
             found.append(port)
-        if len(found) == len(SERVICES):
-            return dict(zip(SERVICES, found, strict=True))
-    raise RuntimeError(f"there are not {len(SERVICES)} free ports from {PORTS.start} to {PORTS.stop}")
+        if len(found) == len(SERVICES) + 1:
+            return dict(zip((*SERVICES, METRICS), found, strict=True))
+    raise RuntimeError(f"there are not {len(SERVICES) + 1} free ports from {PORTS.start} to {PORTS.stop}")
 
 
 def _is_free(port: int) -> bool:

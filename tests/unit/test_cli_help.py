@@ -11,7 +11,7 @@ from support.cli import Cli
 
 import ioaccel
 
-VERBS = ("demo", "warm", "status", "du", "verify", "evict", "serve", "config", "doctor", "plan")
+VERBS = ("demo", "bench", "warm", "status", "du", "verify", "evict", "serve", "config", "doctor", "plan")
 # A quarter of a second each, or more.
 HEAVY = ("numpy", "pyarrow", "obstore", "fsspec", "rich", "torch", "msgspec", "asyncio")
 

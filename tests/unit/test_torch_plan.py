@@ -276,16 +276,16 @@ def test_what_looked_safe_is_planned_when_somebody_had_to_wait(tmp_path: Path) -
     ahead.reset()
     for number in range(100, 140):
         ahead.submit([number])
-    wait_for(lambda: ahead._calm == 45)  # one in eight was looked at
-    for _ in range(7):
+    wait_for(lambda: ahead._calm == 52)  # the first eight were looked at, then one in eight
+    for _ in range(15):
         ahead.drawn([0])
     store.asked.clear()  # another job has evicted it all
     waits.append(True)
-    ahead.drawn([0])  # the eighth: notes are asked for, and tell it
+    ahead.drawn([0])  # the sixteenth: notes are asked for, and tell it
     wait_for(lambda: ahead._calm == 0)
     ahead.submit([200])
     # All that was skipped and not yet drawn, and then the newest.
-    skipped = [n for n in range(8, 40) if (n + 1) % 8]
+    skipped = [n for n in range(16, 40) if (n + 1) % 8]
     wait_for(lambda: store.asked == [f"s3://x/{100 + n}" for n in skipped] + ["s3://x/200"])
 
 

@@ -1,0 +1,41 @@
+"""The bytes of a workload, and the truth about them."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.workload import Workload
+
+BUCKET = "bench"
+PREFIX = "o/"
+
+# Columns of the truth: a row a sample.
+FILE, OFFSET, LENGTH, CRC = range(4)
+Truth = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def write(directory: Path, workload: Workload) -> Truth:
+    """Makes the files of a workload, random bytes and the same each time, and returns the truth."""
+    directory.mkdir(parents=True)
+    generator = np.random.default_rng(1)
+    truth = np.empty((workload.samples, 4), np.int64)
+    row = 0
+    for index in range(workload.files):
+        with open(directory / name(index), "wb") as file:
+            for _ in range(workload.samples_per_file):
+                # A quarter of the mean at least: a normal distribution has no end.
+                size = max(workload.size // 4, round(generator.normal(workload.size, workload.size_sd)))
+                data = generator.bytes(size)
+                truth[row] = index, file.tell(), size, zlib.crc32(data)
+                file.write(data)
+                row += 1
+    return truth
+
+
+def name(index: int) -> str:
+    """The last part of an object's key."""
+    return f"{index:06d}"

@@ -1,0 +1,136 @@
+"""Tables and pictures of records, for bench/results and, of a full run, for the README."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from bench import pictures, workload
+from bench.arm import ROOT
+from bench.records import Record
+from bench.suite import RESULTS
+from bench.tables import comparison, grouped, short_table, table
+
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+
+
+def write(files: Sequence[Path], results: Path = RESULTS, readme: Path = ROOT / "README.md") -> Path:
+    """Writes the report of these files, or of the latest run, and returns its path.
+
+    The README gets its tables if they are of a full run. ValueError if there is nothing to report.
+    """
+    records = _read(files or _latest(results))
+    quick = any(record.get("quick") for record in records)
+    results.mkdir(parents=True, exist_ok=True)
+    path = results / ("report-quick.md" if quick else "report.md")
+    parts = [_title(records, quick)]
+    for name, some in grouped(records, "workload").items():
+        drawn = pictures.draw(some, results / f"{'quick-' if quick else ''}{name}.png")
+        parts.append(_section(name, some, drawn))
+    path.write_text("\n\n".join(parts) + "\n")
+    print(f"{path}: {len(records)} records")
+    if not quick:
+        _into(
+            readme,
+            _summary(records, path.relative_to(readme.parent) if readme.parent in path.parents else path),
+        )
+        print(f"{readme}: tables")
+    return path
+
+
+def _latest(results: Path) -> list[Path]:
+    found = [path for name in ("full.json", "quick.json") if (path := results / name).exists()]
+    if not found:
+        raise ValueError(f"there is no run in {results}; make one: python -m bench run --quick")
+    return [max(found, key=lambda path: path.stat().st_mtime)]
+
+
+def _read(files: Iterable[Path]) -> list[Record]:
+    records: list[Record] = []
+    for file in files:
+        found = json.loads(file.read_text())
+        if not isinstance(found, list) or not all("workload" in each for each in found):
+            raise ValueError(f"{file} holds no records; `python -m bench run --json FILE` writes some")
+        records += found
+    if not records:
+        raise ValueError("there are no records")
+    return records
+
+
+def _title(records: Sequence[Record], quick: bool) -> str:
+    measured = next((record for record in records if "machine" in record), {})
+    lines = ["# ioaccel beside what else people would pick", ""]
+    lines.append("Written by `python -m bench report`; never edit it by hand.")
+    lines.append(
+        f"{measured.get('date', '')}, commit {measured.get('commit', '?')}: {measured.get('machine', '?')}."
+    )
+    if quick:
+        lines.append("A quick run: small, once or twice, to see that everything works. No figure to quote.")
+    lines += ["", NOTES]
+    return "\n".join(lines)
+
+
+NOTES = """\
+Medians of the repeats, contestants in turn, each in processes of its own, 2 workers that stay from epoch to
+epoch, batches of 64 where nothing else is said. A sample of a timed epoch is its length and its first 4 KiB
+as a tensor, for everybody. What is done once (clients, listings, mounts, an engine) is `setup`, conversion
+to a format of one's own is apart, and both are outside the epochs. Every contestant's samples were compared
+with their CRC32 in an epoch of its own, which is not timed: a wrong byte is a failure. CPU and memory (PSS)
+are of all processes, engines and mounts included; requests and bytes are counted at the store. Contestants
+with one request at a time a worker read only the first `n` samples, so that an epoch of theirs ends; rates
+can be compared. Mosaic Streaming imports torchvision, which is a stand-in here without any function that is
+measured. `local` is no peer: plain files on the disk, what a plain loader can reach."""
+
+
+def _section(name: str, records: list[Record], picture: Path | None) -> str:
+    lines = [f"## {name}", "", f"{_about(name)}."]
+    ran = [record for record in records if not record["failed"]]
+    if ran:
+        some = ran[0]
+        noise = f"; **noisy: equal work varied by {some['noise']:.0%}**" if some.get("noisy") else ""
+        lines.append(f"Store: {some['store']}. Page cache: {some['page_cache']}.")
+        lines.append(f"{max(record['repeats'] for record in ran)} repeats, {some['jobs']} job(s){noise}.")
+    lines += ["", *table(records)]
+    lines += ["", *_failures(records), *comparison(ran)]
+    if picture:
+        lines += ["", f"![{name}]({picture.name})"]
+    lines += ["", f"    {records[0].get('command', f'python -m bench run {name}')}"]
+    return "\n".join(lines)
+
+
+def _when(record: Record) -> str:
+    return f"{record.get('date', '?')}, commit {record.get('commit', '?')}"
+
+
+def _about(name: str) -> str:
+    about = workload.load(name).about if name in workload.names() else name
+    return about[:1].upper() + about[1:]
+
+
+def _failures(records: Sequence[Record]) -> list[str]:
+    failed = [record for record in records if record["failed"]]
+    lines = [f"* **{record['contestant']}** has no figure: {record['reason']}" for record in failed]
+    return ["Who has no figures, and why:", "", *lines, ""] if lines else []
+
+
+def _summary(records: Sequence[Record], report: Path) -> str:
+    """What the README shows: small images in full, of everything else who is ahead."""
+    some = next((record for record in records if "machine" in record), {})
+    lines = [f"{_when(some)}: {some.get('machine', '?')}."]
+    lines += [f"Medians of {some.get('repeats', '?')} repeats; the other tables: [{report}]({report})."]
+    for name, group in grouped(records, "workload").items():
+        ran = [record for record in group if not record["failed"]]
+        lines += ["", f"**{name}**: {_about(name)} ({ran[0]['store'] if ran else 'not run'})", ""]
+        lines += short_table(ran) if name == "small-images" else comparison(ran)
+        lines += ["", f"    {group[0].get('command', '')}"]
+    return "\n".join(lines)
+
+
+def _into(readme: Path, text: str) -> None:
+    """Puts the text between the markers. ValueError if they are not there."""
+    before, begin, rest = readme.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{readme} has no lines {BEGIN} and {END}, between which the tables go")
+    readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")

@@ -1,0 +1,140 @@
+"""Records as tables of Markdown, and who is ahead of whom."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+from bench.records import Record
+
+CEILING = "local"  # no peer: what a plain loader can reach
+
+
+def table(records: Sequence[Record]) -> list[str]:
+    """A row a contestant, the fastest last epoch first."""
+    rows = [row for row in _rows(records).values() if not row[0]["failed"]]
+    rows.sort(key=lambda row: -row[-1]["samples_per_s"])
+    epochs = sorted({record["epoch"] for row in rows for record in row})
+    ratios = len({row[0]["cache_ratio"] for row in rows} - {None}) > 1
+    counted = any("accelerators_kept" in record for record in records)
+    head = ["contestant", "version", *(["cache"] if ratios else [])]
+    head += [f"samples/s, epoch {epoch}" for epoch in epochs]
+    head += ["MB/s, last", *(["accelerators kept"] if counted else [])]
+    head += ["first batch s", "p99 wait ms", "CPU s/GB", "peak MB", "requests a sample", "bytes from store"]
+    head += ["written MB", "cache MB", "setup s", "conversion s", "n", "note"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    lines += [_line(_cells(row, epochs, ratios, counted)) for row in rows]
+    return lines
+
+
+def _cells(row: list[Record], epochs: Sequence[int], ratios: bool, counted: bool) -> list[str]:
+    first, last = row[0], row[-1]
+    by_epoch = {record["epoch"]: record for record in row}
+    size = first["mb_per_s"] / first["samples_per_s"] * first["samples"] * 1e6
+    cells = [first["contestant"], first["version"]]
+    cells += [f"{first['cache_ratio']:.0%}" if first["cache_ratio"] else ""] if ratios else []
+    cells += [_rate(by_epoch[epoch]) if epoch in by_epoch else "" for epoch in epochs]
+    cells += [f"{last['mb_per_s']:,.0f}"]
+    cells += [_accelerators(last)] if counted else []
+    cells += [_each(row, lambda record: f"{record['first_batch_s']:.2f}")]
+    cells += [_each(row, lambda record: f"{record['p99_wait_s'] * 1e3:.0f}")]
+    cells += [_each(row, lambda record: f"{record['cpu_s_per_gb']:.1f}")]
+    cells += [f"{max(record['peak_pss_mb'] for record in row):,.0f}"]
+    cells += [_each(row, lambda record: f"{record['store_requests'] / record['samples']:.2g}")]
+    cells += [_each(row, lambda record: f"{record['store_bytes'] / size:.0%}")]
+    cells += [f"{sum(record['disk_written_bytes'] for record in row) / 1e6:,.0f}"]
+    limit = f" of {last['cache_size'] / 1e6:,.0f}" if ratios and last["cached"] else ""
+    cells += [f"{last['cache_bytes'] / 1e6:,.0f}{limit}"]
+    cells += [f"{first['setup_s']:.1f}", f"{first['conversion_s']:.1f}" if first["converts"] else ""]
+    return [*cells, f"{first['samples']:,.0f}", first["reason"]]
+
+
+def _rate(record: Record) -> str:
+    low, high = record["spread"]["samples_per_s"]
+    spread = f" ({_short(low)}..{_short(high)})" if record["repeats"] > 1 else ""
+    return f"{_short(record['samples_per_s'])}{spread}"
+
+
+def _short(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def _accelerators(record: Record) -> str:
+    if "accelerators_kept" not in record:
+        return ""
+    kept = record["accelerators_kept"]
+    return f"{kept:.0f} at {record['utilisation']:.0%}" if kept else f"0 (one: {record['utilisation']:.0%})"
+
+
+def _each(row: Sequence[Record], form: object) -> str:
+    """The first epoch's figure and the last one's."""
+    assert callable(form)
+    return " / ".join(form(record) for record in (row if len(row) < 3 else [row[0], row[-1]]))
+
+
+def comparison(records: Sequence[Record]) -> list[str]:
+    """The best of ioaccel's rows against the best of the others, epoch by epoch; won or lost."""
+    lines = []
+    for epoch in sorted({record["epoch"] for record in records}):
+        # Without a cache every epoch is like the first.
+        some = [record for record in records if record["epoch"] == epoch or not record["cached"]]
+        ours = [record for record in some if record["ours"]]
+        peers = [record for record in some if not record["ours"] and record["contestant"] != CEILING]
+        plain = [record for record in peers if not record["converts"]]
+        if ours and peers:
+            lines.append(_against(epoch, "the best peer", _best(ours), _best(peers)))
+        if ours and plain and _best(plain) is not _best(peers):
+            lines.append(_against(epoch, "the best peer that converts nothing", _best(ours), _best(plain)))
+    return lines
+
+
+def _against(epoch: int, what: str, ours: Record, peer: Record) -> str:
+    times = ours["samples_per_s"] / peer["samples_per_s"]
+    line = f"* epoch {epoch}: `{ours['contestant']}` is {times:.2g} times {what}, `{peer['contestant']}`"
+    parts = ours["reason"].split("; ")
+    why = "; ".join(part for part in parts if epoch == 1 or not part.startswith("epoch 1"))
+    return line if times >= 1 else f"{line}: it loses; {why}"
+
+
+def _best(records: Sequence[Record]) -> Record:
+    return max(records, key=lambda record: record["samples_per_s"])
+
+
+def _rows(records: Sequence[Record]) -> dict[tuple[str, float | None], list[Record]]:
+    rows: dict[tuple[str, float | None], list[Record]] = {}
+    for record in records:
+        rows.setdefault((record["contestant"], record["cache_ratio"]), []).append(record)
+    return rows
+
+
+def grouped(records: Iterable[Record], key: str) -> dict[str, list[Record]]:
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record[key], []).append(record)
+    return groups
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |"
+
+
+def short_table(records: Sequence[Record]) -> list[str]:
+    rows = sorted(_rows(records).values(), key=lambda row: -row[-1]["samples_per_s"])
+    lines = [
+        _line(["contestant", "converts", "epoch 1", "last epoch", "CPU s/GB", "peak MB", "store bytes, last"])
+    ]
+    lines.append(_line(["---"] * 7))
+    for row in rows:
+        first, last = row[0], row[-1]
+        cpu = statistics.median(record["cpu_s_per_gb"] for record in row)
+        cells = [
+            f"{first['contestant']} {first['version']}",
+            f"{first['conversion_s']:.0f} s" if first["converts"] else "",
+        ]
+        cells += [_short(first["samples_per_s"]), _short(last["samples_per_s"]), f"{cpu:.1f}"]
+        cells += [
+            f"{max(record['peak_pss_mb'] for record in row):,.0f}",
+            f"{last['store_bytes'] / 1e6:,.0f} MB",
+        ]
+        lines.append(_line(cells))
+    return [*lines, "", *comparison(records)]

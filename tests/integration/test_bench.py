@@ -1,0 +1,237 @@
+"""The benchmark itself: what it counts, whom it believes, and what it writes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("webdataset")
+
+from bench import job, report, runner, suite, workload
+from bench.contestants import CONTESTANTS, Entry
+from bench.processes import MARK, Processes
+from bench.records import FIGURES, Record
+from ioaccel.testing.shaped import find_nginx
+
+try:
+    find_nginx()
+except RuntimeError as error:
+    pytestmark = [pytest.mark.skip(reason=str(error))]
+else:
+    # Each contestant is a process that imports torch.
+    pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+COUNT, SLOW = 50, 20
+KEYS = {"workload", "contestant", "version", "epoch", *FIGURES}
+FAKES = "support.bench_fakes"
+TINY = replace(
+    workload.load("small-images"),
+    name="tiny",
+    files=COUNT,
+    size=20_000,
+    size_sd=2_000,
+    batch=8,
+    epochs=2,
+    repeats=1,
+    slow_samples=SLOW,
+    delay_ms=1.0,
+    deadline_s=30.0,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def this_environment() -> Any:
+    """Contestants run under this Python, also where there is an environment of the peers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "PEERS_PYTHON", Path("nowhere"))
+        tests = Path(__file__).parents[1]
+        patch.setenv("PYTHONPATH", str(tests))
+        yield
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    """Those of contestants that need nothing beside what tests need anyhow."""
+    names = ("local", "s3fs", "obstore-threads", "ioaccel", "ioaccel-loader")
+    taking_part = {name: CONTESTANTS[name] for name in names}
+    return runner.run(TINY, taking_part, tmp_path_factory.mktemp("bench"))
+
+
+def by_epoch(records: list[Record], contestant: str) -> dict[int, Record]:
+    return {record["epoch"]: record for record in records if record["contestant"] == contestant}
+
+
+def test_a_record_for_each_contestant_and_epoch(records: list[Record]) -> None:
+    assert not [record["reason"] for record in records if record["failed"]]
+    found = {(record["contestant"], record["epoch"]) for record in records}
+    cached = {(name, epoch) for name in ("local", "ioaccel", "ioaccel-loader") for epoch in (1, 2)}
+    assert found == cached | {("s3fs", 1), ("obstore-threads", 1)}
+    for record in records:
+        assert record.keys() >= KEYS
+        assert record["samples_per_s"] > 0
+        assert record["cpu_s_per_gb"] >= 0
+        assert record["peak_pss_mb"] > 50  # torch alone is that large
+        assert record["version"] != "-" or record["contestant"] == "local"
+
+
+def test_requests_and_bytes_are_those_of_the_store(records: list[Record]) -> None:
+    once = by_epoch(records, "obstore-threads")[1]
+    assert (once["store_requests"], once["samples"]) == (COUNT, COUNT)
+    slow = by_epoch(records, "s3fs")[1]
+    assert slow["samples"] == SLOW
+    assert SLOW * 10_000 < slow["store_bytes"] < once["store_bytes"]
+    ours = by_epoch(records, "ioaccel")
+    assert ours[1]["store_bytes"] == once["store_bytes"]
+    assert (ours[2]["store_requests"], ours[2]["store_bytes"]) == (0, 0)
+    assert by_epoch(records, "local")[1]["store_requests"] == 0
+
+
+def test_a_cache_is_seen_to_write(records: list[Record]) -> None:
+    """What the engine writes counts, though it is no child of the contestant."""
+    ours = by_epoch(records, "ioaccel")[1]
+    assert ours["disk_written_bytes"] >= ours["store_bytes"]
+
+
+def test_who_converts_says_how_long_it_took(tmp_path: Path) -> None:
+    twice = replace(TINY, repeats=2)
+    found = runner.run(twice, {"webdataset": CONTESTANTS["webdataset"]}, tmp_path)
+    assert [record["reason"] for record in found if record["failed"]] == []
+    assert [record["epoch"] for record in found] == [1, 2]
+    assert found[0]["conversion_s"] > 0
+    assert len(found[0]["rounds"]) == found[0]["repeats"] == 2
+    low, high = found[0]["spread"]["samples_per_s"]
+    assert low <= found[0]["samples_per_s"] <= high
+    assert found[0]["store_bytes"] > COUNT * 18_000
+    assert found[1]["store_bytes"] == 0
+
+
+def test_who_fails_is_a_row_that_says_why(tmp_path: Path) -> None:
+    fakes = {
+        "wrong": Entry(f"{FAKES}:WrongByte", "one byte is wrong"),
+        "short": Entry(f"{FAKES}:TooFew", "a sample is missing"),
+        "hangs": Entry(f"{FAKES}:Hangs", "never ends"),
+        "absent": Entry("no_such_module:Nothing", "is not installed"),
+        "local": CONTESTANTS["local"],
+    }
+    found = runner.run(replace(TINY, deadline_s=3.0), fakes, tmp_path)
+    failed = {record["contestant"]: record for record in found if record["failed"]}
+    assert failed.keys() == fakes.keys() - {"local"}
+    assert "1 of 50 samples are wrong" in failed["wrong"]["reason"]
+    assert "49 samples" in failed["short"]["reason"]
+    assert "took more than 3 s" in failed["hangs"]["reason"]
+    assert "No module named 'no_such_module'" in failed["absent"]["reason"]
+    for record in failed.values():
+        assert record.keys() >= KEYS
+        assert record["samples_per_s"] is None
+    assert sum(not record["failed"] for record in found) == 2, "the others go on"
+
+
+def test_parts_of_objects(tmp_path: Path) -> None:
+    pieces = replace(TINY, files=4, samples_per_file=10, size=65_536, size_sd=0)
+    names = ("obstore-threads", "ioaccel", "webdataset")
+    found = runner.run(pieces, {name: CONTESTANTS[name] for name in names}, tmp_path)
+    reasons = {record["contestant"]: record["reason"] for record in found if record["failed"]}
+    assert reasons == {"webdataset": "reads whole objects or shards only, no parts of them"}
+    assert by_epoch(found, "obstore-threads")[1]["store_bytes"] == 40 * 65_536
+    assert by_epoch(found, "ioaccel")[2]["store_bytes"] == 0
+
+
+def test_a_small_cache(tmp_path: Path) -> None:
+    many = replace(TINY, files=400, batch=32, cache_ratios=(0.5,))
+    _, second = runner.run(many, {"ioaccel": CONTESTANTS["ioaccel"]}, tmp_path)
+    assert second["cache_ratio"] == 0.5
+    assert 0.4 < second["store_requests"] / 400 < 0.7, "a cache of half the data hits half of it"
+    assert second["cache_bytes"] >= second["store_bytes"] * 0.8, "the half that is kept"
+
+
+def test_two_jobs_with_one_cache_that_start_again(tmp_path: Path) -> None:
+    twice = replace(TINY, jobs=2, restart=True)
+    first, second = runner.run(twice, {"ioaccel": CONTESTANTS["ioaccel"]}, tmp_path)
+    assert [first["samples"], second["samples"]] == [2 * COUNT, 2 * COUNT]
+    assert first["store_requests"] == COUNT, "two jobs, one fetch"
+    assert second["store_bytes"] < first["store_bytes"] / 50, "a listing, to see whether it is current"
+
+
+def test_accelerators_are_counted(tmp_path: Path) -> None:
+    paced = replace(TINY, step_s=0.02, utilisation=0.5)
+    found = runner.run(paced, {"local": CONTESTANTS["local"]}, tmp_path)
+    assert found[-1]["accelerators_kept"] >= 1
+    assert found[-1]["utilisation"] >= 0.5
+
+
+def test_the_report_is_written_from_records(records: list[Record], tmp_path: Path) -> None:
+    failure = {**records[0], "contestant": "broken", "epoch": None, "failed": True, "reason": "it | broke"}
+    file, readme = tmp_path / "full.json", tmp_path / "README.md"
+    file.write_text(
+        json.dumps([record | {"command": "python -m bench run tiny"} for record in [*records, failure]])
+    )
+    readme.write_text(f"before\n{report.BEGIN}\noutdated\n{report.END}\nafter\n")
+    text = report.write([file], tmp_path, readme).read_text()
+    assert "| ioaccel | " in text
+    assert "**broken** has no figure: it | broke" in text
+    assert "    python -m bench run tiny" in text
+    assert (tmp_path / "tiny.png").stat().st_size > 1000
+    told = readme.read_text()
+    assert told.startswith("before\n")
+    assert told.endswith("after\n")
+    assert "outdated" not in told
+    assert "**tiny**" in told
+
+
+def test_an_absent_store_is_said_and_nothing_faked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise RuntimeError("the shaped store needs nginx")
+
+    monkeypatch.setattr("ioaccel.testing.shaped.find_nginx", absent)
+    monkeypatch.setattr(workload, "load", lambda name: TINY)
+    file = tmp_path / "records.json"
+    suite.run(["tiny"], False, ["local"], tmp_path, file)
+    (record,) = json.loads(file.read_text())
+    assert record["failed"]
+    assert record["reason"] == "skipped: the shaped store needs nginx"
+
+
+def test_every_workload_can_be_read_and_its_contestants_exist() -> None:
+    for name in workload.names():
+        for found in (workload.load(name), workload.load(name).quickly()):
+            assert found.contestants == ("all",) or set(found.contestants) <= CONTESTANTS.keys()
+            assert found.repeats >= 1
+        assert workload.load(name).repeats >= 5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('about = "x"\nfiles = 1\n', "lacks size"),
+        ('about = "x"\nfiles = 1\nsize = 1\nfoo = 1\n', "unknown keys foo"),
+        ('about = "x"\nfiles = 1\nsize = 1\nstore = "ftp"\n', "shaped or seaweed"),
+        ("about = \n", "Invalid value"),
+    ],
+)
+def test_a_workload_that_makes_no_sense_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "w.toml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        workload.load(str(tmp_path / "w.toml"))
+
+
+def test_processes_that_leave_the_tree_are_found(tmp_path: Path) -> None:
+    import os
+    import subprocess
+    import sys
+
+    code = "x = b'x' * 50_000_000; import time; s = time.process_time()\n"
+    code += "while time.process_time() - s < 0.5: pass\n"
+    command = [sys.executable, "-c", code]
+    with Processes("test-mark") as processes:
+        before = processes.begin()
+        # A daemon: nobody waits for it in the tree of whoever started it.
+        subprocess.run(["setsid", "--fork", *command], check=True, env=os.environ | {MARK: "test-mark"})
+        assert processes.wait(20) == []
+        used = processes.usage()
+        assert used.cpu_s - before.cpu_s >= 0.3
+        assert processes.peak() > 40

@@ -1,0 +1,37 @@
+"""Contestants that cheat or break, for the benchmark's own tests."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from bench.contestants.local import Local
+
+
+class WrongByte(Local):
+    """Its last sample is not what the store has."""
+
+    def read(self, number: int) -> bytes:
+        data = super().read(number)
+        return data[:-1] + bytes([data[-1] ^ 1]) if number == len(self.truth) - 1 else data
+
+
+class TooFew(Local):
+    """Leaves a sample out, which makes it faster."""
+
+    def dataset(self) -> Any:
+        whole = super().dataset()
+
+        class Short(type(whole)):  # type: ignore[misc]
+            def __len__(self) -> int:
+                return super().__len__() - 1
+
+        return Short(self)
+
+
+class Hangs(Local):
+    """Begins an epoch and never ends it."""
+
+    def epoch(self, step_s: float = 0.0) -> dict[str, Any]:
+        time.sleep(1000)
+        return {}
