@@ -45,9 +45,9 @@ def _opening(original: Callable[..., BufferedObjectFile]) -> Callable[..., Buffe
     """A file says itself what of it is read."""
 
     @functools.wraps(original)
-    def method(self: Cache, url: Any) -> BufferedObjectFile:
+    def method(self: Cache, *args: Any, **kwargs: Any) -> BufferedObjectFile:
         scope = current()
-        file = original(self, url)
+        file = original(self, *args, **kwargs)
         if scope is None:
             return file
         raw = file.raw

@@ -105,7 +105,7 @@ class TestMade:
         [
             ({"cache_dir": 5}, "cache_dir is a path"),
             ({"cache_dir": []}, "cache_dir is a path"),
-            ({"cache_size": object()}, "cache_size is a positive size"),
+            ({"cache_size": 1j}, "cache_size is a positive size"),
             ({"storage_options": 5}, "storage_options is a dictionary"),
             ({"timeout": "long"}, "timeout is a positive number"),
         ],

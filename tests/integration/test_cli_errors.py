@@ -81,7 +81,7 @@ def test_an_endpoint_that_nobody_listens_at(cli: Cli, data: DataSet) -> None:
         done = cli.process(*given, AWS_ENDPOINT_URL=endpoint)
     assert (done.code, done.out) == (5, "")
     assert f"the connection to {endpoint} failed (Connection refused); check" in done.complaint
-    assert re.match(rf"Listing {data.url('data')}: [5-8]\.\d s\n", done.err), done.err
+    assert re.match(rf"Listing {data.url('data')}: \d+\.\d s\n", done.err), done.err
     assert done.seconds < 30
 
 

@@ -61,13 +61,13 @@ class _Watch:
 
 def check_dataset(name: str, paths: Sequence[str], arguments: CacheArguments) -> Iterator[Finding]:
     """Reads three samples of ``module:name``, through the cache that the arguments name."""
+    dataset = load_dataset(name)
     try:
         from ioaccel.torch import accelerate
         from ioaccel.torch.dataset import worker_of
     except ImportError as error:
         yield problem("dataset", f"torch cannot be imported: {error}", "pip install 'ioaccel[torch]'")
         return
-    dataset = load_dataset(name)
     with arguments.connect() as cache:
         worker = worker_of(accelerate(dataset, cache=cache, paths=paths))
         watch = _Watch(cache.directories)
