@@ -211,11 +211,13 @@ class _Run:
         needed = workload.utilisation * workload.batch / workload.step_s  # samples/s of one
         promised = self.results.rates(lane.name, lane.ratio)[-1] / needed
         count = max(1, int(promised))
-        for _ in range(TRIES):
+        for left in reversed(range(TRIES)):
             reached = job.ask("epoch", step_s=workload.step_s / count)["utilisation"]
-            if reached >= workload.utilisation or count == 1:
+            if reached >= workload.utilisation or not left:
                 break
-            count = max(1, min(count - 1, int(count * reached / workload.utilisation)))
+            # The last try is one alone, of which at least the utilisation is said.
+            fewer = min(count - 1, int(count * reached / workload.utilisation))
+            count = max(1, fewer) if left > 1 else 1
         kept = count if reached >= workload.utilisation else 0
         figures = {"accelerators_kept": kept, "accelerators_promised": promised, "utilisation": reached}
         self.results.extend(lane.name, lane.ratio, epoch, figures)

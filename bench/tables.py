@@ -73,7 +73,19 @@ def _each(row: Sequence[Record], form: object) -> str:
 
 
 def comparison(records: Sequence[Record]) -> list[str]:
-    """The best of ioaccel's rows against the best of the others, epoch by epoch; won or lost."""
+    """The best of ioaccel's rows against the best of the others, cache by cache and epoch by epoch."""
+    ratios = sorted({record["cache_ratio"] for record in records if record["cache_ratio"] is not None})
+    if len(ratios) < 2:
+        return _compared(records, "")
+    lines = []
+    for ratio in ratios:
+        # What has no cache is beside each of them.
+        some = [record for record in records if record["cache_ratio"] in (ratio, None)]
+        lines += _compared(some, f"cache of {ratio:.0%}, ")
+    return lines
+
+
+def _compared(records: Sequence[Record], where: str) -> list[str]:
     lines = []
     for epoch in sorted({record["epoch"] for record in records}):
         # Without a cache every epoch is like the first.
@@ -82,15 +94,19 @@ def comparison(records: Sequence[Record]) -> list[str]:
         peers = [record for record in some if not record["ours"] and record["contestant"] != CEILING]
         plain = [record for record in peers if not record["converts"]]
         if ours and peers:
-            lines.append(_against(epoch, "the best peer", _best(ours), _best(peers)))
+            lines.append(_against(where, epoch, "the best peer", _best(ours), _best(peers)))
         if ours and plain and _best(plain) is not _best(peers):
-            lines.append(_against(epoch, "the best peer that converts nothing", _best(ours), _best(plain)))
+            lines.append(
+                _against(where, epoch, "the best peer that converts nothing", _best(ours), _best(plain))
+            )
     return lines
 
 
-def _against(epoch: int, what: str, ours: Record, peer: Record) -> str:
+def _against(where: str, epoch: int, what: str, ours: Record, peer: Record) -> str:
     times = ours["samples_per_s"] / peer["samples_per_s"]
-    line = f"* epoch {epoch}: `{ours['contestant']}` is {times:.2g} times {what}, `{peer['contestant']}`"
+    line = (
+        f"* {where}epoch {epoch}: `{ours['contestant']}` is {times:.2g} times {what}, `{peer['contestant']}`"
+    )
     parts = ours["reason"].split("; ")
     why = "; ".join(part for part in parts if epoch == 1 or not part.startswith("epoch 1"))
     return line if times >= 1 else f"{line}: it loses; {why}"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ioaccel.client import shared
 from ioaccel.testing.seaweed import SeaweedS3
 
 PRIVATE_VARIABLES = ("AWS_", "AZURE_", "GOOGLE_", "S3_", "STORAGE_EMULATOR_HOST")
@@ -54,8 +55,12 @@ def no_credentials() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_leftovers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Fail the session if an engine that a test started in its temporary directory outlives it."""
+    """Fail the session if an engine that a test started in its temporary directory outlives its clients."""
     yield
+    # What lives as long as the process does: fsspec's file systems, and what only a collection finds.
+    for key in list(shared._caches):
+        shared.close_shared(key)
+    gc.collect()
     base = str(tmp_path_factory.getbasetemp())
     deadline = time.monotonic() + LEFTOVER_PATIENCE
     while (left := engines_below(base)) and time.monotonic() < deadline:

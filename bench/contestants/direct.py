@@ -23,6 +23,7 @@ class Boto3(Mapped):
     """
 
     package = "boto3"
+    imports = ("boto3",)
 
     def make_client(self) -> Any:
         import boto3
@@ -50,12 +51,17 @@ class S3fs(Mapped):
     """
 
     package = "s3fs"
+    imports = ("s3fs",)
 
     def make_client(self) -> Any:
         import fsspec
 
         # A worker of its own loop: what the parent cached is not used (fsspec's documentation of forks).
-        return fsspec.filesystem("s3", skip_instance_cache=True, **self.settings["options"])
+        # botocore's pool has 10 connections unless it is told; a batch is asked for at once.
+        config = {"max_pool_connections": max(10, self.batch)}
+        return fsspec.filesystem(
+            "s3", skip_instance_cache=True, config_kwargs=config, **self.settings["options"]
+        )
 
     def read(self, number: int) -> bytes:
         key, offset, length = self.piece(number)
@@ -94,17 +100,19 @@ class ObstoreLoader(Mapped):
     """obstore in the workers of a DataLoader: its client is made after the fork, as it demands."""
 
     package = "obstore"
+    imports = ("obstore", "obstore.store")
 
     def make_client(self) -> Any:
         return obstore_store(self.settings)
 
-    def read(self, number: int) -> bytes:
+    def read(self, number: int) -> Any:
+        """A buffer of obstore's: to copy it into ``bytes`` takes the GIL, and nobody needs it."""
         import obstore
 
         key, offset, length = self.piece(number)
         if self.pieces:
-            return bytes(obstore.get_range(self.client, key, start=offset, length=length))
-        return bytes(obstore.get(self.client, key).bytes())
+            return obstore.get_range(self.client, key, start=offset, length=length)
+        return obstore.get(self.client, key).bytes()
 
 
 class ObstoreThreads(ObstoreLoader):

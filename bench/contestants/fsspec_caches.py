@@ -12,6 +12,7 @@ from bench.contestants.mapped import Mapped
 
 class _Cached(Mapped):
     package = "fsspec"
+    imports = ("fsspec.implementations.cached", "s3fs")
     protocol = ""
 
     def make_client(self) -> Any:

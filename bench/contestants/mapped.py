@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
@@ -36,11 +37,14 @@ class Mapped(Contestant):
     Workers stay from epoch to epoch, as they do in jobs that care; their first start counts.
     """
 
+    imports: tuple[str, ...] = ()  # what is imported before the fork, as a job does; clients are the workers'
     together = False  # whether `read_many` is what a batch is read with
     loader: Any = None
     _client: Any = None
 
     def open(self) -> None:
+        for module in self.imports:
+            importlib.import_module(module)
         self.loader = self.wrap(
             DataLoader(
                 self.dataset(),

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sysconfig
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ class _Mount(Mapped):
         self.loader = None  # its workers have files open
         if os.path.ismount(self.point):
             unmount = shutil.which("fusermount3") or "fusermount"
-            subprocess.run([unmount, "-u", "-z", str(self.point)], check=False, timeout=LEAVE_S)
+            with suppress(subprocess.SubprocessError):
+                subprocess.run([unmount, "-u", "-z", str(self.point)], check=False, timeout=LEAVE_S)
         if self._process is not None:
             self._process.terminate()
             try:

@@ -15,6 +15,7 @@ class Fifo(Mapped):
     """Evicts what is oldest: its default."""
 
     package = "multi-storage-client"
+    imports = ("multistorageclient",)
     policy = "fifo"
 
     def make_client(self) -> Any:

@@ -79,7 +79,9 @@ class Native(_Ours):
             more = {"cache": cache, "collate_fn": self._collate}
         # The prefix may hold more than is asked for.
         sampler = RandomSampler(range(len(self.truth)))
-        self.loader = Loader(dataset, batch_size=self.batch, sampler=sampler, **more)
+        self.loader = Loader(
+            dataset, batch_size=self.batch, sampler=sampler, num_workers=self.workers, **more
+        )
 
     def _collate(self, pairs: list[tuple[bytes, int]]) -> Any:
         return default_collate([self.take(number, data) for data, number in pairs])

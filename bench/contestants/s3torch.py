@@ -11,6 +11,7 @@ from bench.contestants.mapped import Mapped
 
 class _Connector(Mapped):
     package = "s3torchconnector"
+    imports = ("s3torchconnector",)
 
     def arguments(self) -> dict[str, Any]:
         from s3torchconnector import S3ClientConfig, S3ReaderConstructor

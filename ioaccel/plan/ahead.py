@@ -174,7 +174,10 @@ class Ahead:
     def _ask(self) -> bool:
         """Asks for notes; whether they told something, and what waited for that was planned."""
         self._asked = time.monotonic()
-        if not self._notes():
+        learnt = self._notes()
+        if self._calm == 0:  # somebody had to wait
+            self._plan_skipped()
+        if not learnt:
             return False
         waiting, self._waiting = self._waiting, deque()
         for number, batch in waiting:

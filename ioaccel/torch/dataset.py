@@ -98,9 +98,9 @@ class _Worker:
         self._records: list[tuple[int, list[Read]]] = []
         self._samples = 0
         self._served = 0
-        self._code = 0.0
         self._counts: Row | None = None
-        self._readers: list[Reader] = []  # of the stores that were read
+        self._readers: list[Reader] = []  # whose waits count
+        self._stores = -1  # how many there were when they were looked up
         self._waited = (0.0, 0.0)
         # In a row, in which nothing was missing.
         self._calm_batches = _CALM_BATCHES if settings.calm else 0
@@ -150,8 +150,10 @@ class _Worker:
 
     def _waits(self) -> float:
         """Seconds that this process has waited for stores."""
-        if len(self._readers) != len(self.scope.stores):
-            self._readers = list(self.scope.stores.values())
+        if self._stores != len(self.scope.stores):  # and our own data sets read with the settings' reader
+            self._stores = len(self.scope.stores)
+            readers = (self._settings.reader, *self.scope.stores.values())
+            self._readers = list({id(reader): reader for reader in readers}.values())
         waited = 0.0
         for reader in self._readers:
             waited += reader.waited_seconds

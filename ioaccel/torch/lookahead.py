@@ -49,7 +49,9 @@ class Job:
         self.epochs: list[Epoch] = []
         self.refused: dict[str, str] = {}
         self.unforeseen = ""  # why the sampler cannot be looked ahead of
-        self._tally = settings.tally = settings.tally or Tally()
+        if settings.tally is None or not settings.tally.is_here:
+            settings.tally = Tally()
+        self._tally = settings.tally
         self._counts = self._tally.counts()
 
     def begin(self, workers: int) -> Epoch:

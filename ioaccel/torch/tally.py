@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +45,7 @@ class Tally:
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._rows = torch.zeros((_ROWS, _COLUMNS), dtype=torch.float64)
-        self._own: list[Row] = []
+        self._own: dict[int, Row] = {}  # by thread; the numbers of threads are used again
         self.shared = True
         try:
             self._rows.share_memory_()  # type: ignore[no-untyped-call]
@@ -52,20 +53,24 @@ class Tally:
             log.warning("explain() will not know what workers waited for: no shared memory: %s", error)
             self.shared = False
 
+    @property
+    def is_here(self) -> bool:
+        """Whether workers of this process would share it: a copy, by pickle or fork, is another's."""
+        is_shared: bool = self._rows.is_shared()  # type: ignore[no-untyped-call]
+        return self._pid == os.getpid() and is_shared == self.shared
+
     def row(self) -> Row:
         """The row that this thread adds to."""
         worker = get_worker_info()
         if worker is not None and os.getpid() != self._pid:
             shared: Row = self._rows[worker.id % _ROWS].numpy()
             return shared
-        row = np.zeros(_COLUMNS)
-        self._own.append(row)
-        return row
+        return self._own.setdefault(threading.get_ident(), np.zeros(_COLUMNS))
 
     def counts(self) -> Counts:
         """What was counted up to now."""
         total = self._rows.numpy().sum(axis=0)
-        for row in list(self._own):
+        for row in list(self._own.values()):
             total = total + row
         notes, samples, served, *seconds = total.tolist()
         return Counts(int(notes), int(samples), int(served), *seconds)

@@ -812,6 +812,25 @@ def test_loaders_with_the_same_settings_share_a_connection(
     caches[0].close()
 
 
+def test_workers_of_a_copy_count_for_it(cache: Cache, data: DataSet, options: Options) -> None:
+    """What workers count is in shared memory, and a pickled loader would go on with memory of its own."""
+    loader: Any = accelerate(loader_of(td.Told(data.urls, options), num_workers=1), cache=cache)
+    for each in (loader, pickle.loads(pickle.dumps(loader))):
+        assert epoch(each) == expected(data)
+        assert each.explain().epochs[-1].samples == len(data.urls)
+        assert each.explain().epochs[-1].served == len(data.urls)
+        each._ioaccel_job.settings.reader.close()
+
+
+def test_waits_of_our_own_data_sets_are_waits_for_the_store(cache: Cache, data: DataSet) -> None:
+    """In workers, too, where no scope serves their reads."""
+    dataset = ioaccel.torch.ObjectDataset(f"s3://{data.bucket}/data/", cache=cache)
+    loader: Any = accelerate(DataLoader(dataset, 4, num_workers=1, collate_fn=list), cache=cache)
+    for _ in loader:
+        pass
+    assert loader.explain().epochs[0].store > 0
+
+
 def test_that_nothing_is_served_is_said(tmp_path: Path, cache: Cache) -> None:
     (tmp_path / "file").write_bytes(b"bytes")
     loader: Any = accelerate(loader_of(td.Files([tmp_path / "file"], td.read_bytes)), cache=cache)

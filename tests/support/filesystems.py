@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from ioaccel.client import shared
 from ioaccel.fs import IOAccelFileSystem
 
 WRITING = frozenset({"makedirs", "mkdir", "pipe", "pipe_file", "rm", "touch"})
@@ -12,8 +13,8 @@ WRITING = frozenset({"makedirs", "mkdir", "pipe", "pipe_file", "rm", "touch"})
 
 def close_file_systems() -> None:
     """Hang up all caches that fsspec's instances hold, and forget the instances."""
-    for fs in list(IOAccelFileSystem._cache.values()):
-        fs.close()
+    for key in list(shared._caches):
+        shared.close_shared(key)
     IOAccelFileSystem.clear_instance_cache()
 
 

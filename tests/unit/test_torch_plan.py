@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,31 @@ def test_what_looked_safe_is_planned_when_somebody_had_to_wait(tmp_path: Path) -
     # All that was skipped and not yet drawn, and then the newest.
     skipped = [n for n in range(16, 40) if (n + 1) % 8]
     wait_for(lambda: store.asked == [f"s3://x/{100 + n}" for n in skipped] + ["s3://x/200"])
+
+
+def test_what_looked_safe_is_planned_when_nothing_is_missing_but_slow(tmp_path: Path) -> None:
+    """The news may come with a batch that is submitted, and be of a disk: then nothing is missing."""
+    reads, _ = reads_of(td.Numbers(), tmp_path, lambda indices: [[whole(f"s3://x/{i}")] for i in indices])
+    store = Store()
+    store.asked = [f"s3://x/{i}" for i in range(1000)]
+    waits: list[bool] = []
+
+    def notes() -> bool:
+        if waits and waits.pop():
+            ahead.waited()
+        return False
+
+    ahead = Ahead(reads, {STORE: store}, notes)  # type: ignore[dict-item]
+    for number in range(40):
+        ahead.submit([number])
+    wait_for(lambda: ahead._calm == 40)
+    for number in range(41, 48):
+        ahead.submit([number])
+    assert len(ahead._skipped) == 7
+    waits.append(True)
+    time.sleep(0.1)  # notes are asked for when some time has passed
+    ahead.submit([48])
+    wait_for(lambda: not ahead._skipped)
 
 
 def test_a_planner_survives_what_its_readers_raise(tmp_path: Path) -> None:
