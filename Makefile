@@ -31,10 +31,12 @@ $(BIN)/python:
 	@$(STEP) 'make .venv' $(PYTHON) -m venv .venv
 
 # $(1): an extra of pyproject.toml. setuptools and Cython first, and no build isolation after that,
-# so that constraints.txt holds for them too.
+# so that constraints.txt holds for them too. pip compiles on one core; some packages carry templates that
+# are no Python, which compileall reports.
 define install
 @$(STEP) 'install the build tools' $(BIN)/pip install -c constraints.txt setuptools cython
-@$(STEP) 'install ioaccel[$(1)]' $(BIN)/pip install -c constraints.txt --no-build-isolation -e '.[$(1)]'
+@$(STEP) 'install ioaccel[$(1)]' $(BIN)/pip install --no-compile -c constraints.txt --no-build-isolation -e '.[$(1)]'
+@$(STEP) 'compile what was installed' sh -c '$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || :'
 @touch $@
 endef
 
