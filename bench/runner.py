@@ -167,8 +167,7 @@ class _Run:
             if workload.step_s:
                 self._accelerators(lane, number, jobs[0])
             if check:
-                for job in jobs[:1]:
-                    job.ask("verify")
+                jobs[0].ask("verify")
 
     def _epoch(self, lane: Lane, number: int, jobs: list[Job], processes: Processes) -> None:
         """One epoch of all jobs at once, and all that is counted meanwhile."""

@@ -259,10 +259,11 @@ def test_batches_wait_until_something_is_known_and_no_longer(tmp_path: Path) -> 
     wait_for(lambda: store.asked[2:] == ["s3://x/a"])
 
 
-def test_what_looked_safe_is_planned_when_somebody_had_to_wait(tmp_path: Path) -> None:
+def calm_planner(tmp_path: Path) -> tuple[Ahead, Store, list[bool]]:
+    """One that has looked at 40 batches, of which nothing was missing; True in the list: somebody waited."""
     reads, _ = reads_of(td.Numbers(), tmp_path, lambda indices: [[whole(f"s3://x/{i}")] for i in indices])
     store = Store()
-    store.asked = [f"s3://x/{i}" for i in range(1000)]  # all is cached
+    store.asked = [f"s3://x/{i}" for i in range(1000)]
     waits: list[bool] = []
 
     def notes() -> bool:
@@ -271,9 +272,14 @@ def test_what_looked_safe_is_planned_when_somebody_had_to_wait(tmp_path: Path) -
         return False
 
     ahead = Ahead(reads, {STORE: store}, notes)  # type: ignore[dict-item]
-    for number in range(40):  # all of them are looked at
+    for number in range(40):
         ahead.submit([number])
     wait_for(lambda: ahead._calm == 40)
+    return ahead, store, waits
+
+
+def test_what_looked_safe_is_planned_when_somebody_had_to_wait(tmp_path: Path) -> None:
+    ahead, store, waits = calm_planner(tmp_path)
     ahead.reset()
     for number in range(100, 140):
         ahead.submit([number])
@@ -292,20 +298,7 @@ def test_what_looked_safe_is_planned_when_somebody_had_to_wait(tmp_path: Path) -
 
 def test_what_looked_safe_is_planned_when_nothing_is_missing_but_slow(tmp_path: Path) -> None:
     """The news may come with a batch that is submitted, and be of a disk: then nothing is missing."""
-    reads, _ = reads_of(td.Numbers(), tmp_path, lambda indices: [[whole(f"s3://x/{i}")] for i in indices])
-    store = Store()
-    store.asked = [f"s3://x/{i}" for i in range(1000)]
-    waits: list[bool] = []
-
-    def notes() -> bool:
-        if waits and waits.pop():
-            ahead.waited()
-        return False
-
-    ahead = Ahead(reads, {STORE: store}, notes)  # type: ignore[dict-item]
-    for number in range(40):
-        ahead.submit([number])
-    wait_for(lambda: ahead._calm == 40)
+    ahead, _, waits = calm_planner(tmp_path)
     for number in range(41, 48):
         ahead.submit([number])
     assert len(ahead._skipped) == 7
