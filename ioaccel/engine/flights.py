@@ -17,8 +17,8 @@ from typing import Any
 from ioaccel.engine.landing import Lander, Landing
 from ioaccel.sources.governor import Governor
 
-# How often flights are looked at that may have to be hedged: well below what is worth hedging (0.05 s).
-_WATCH_SECONDS = 0.02
+# How often flights are looked at that may have to be hedged: well below what is worth hedging (0.2 s).
+_WATCH_SECONDS = 0.05
 
 # An idle thread costs 30 KB; it leaves after this many seconds.
 _IDLE_SECONDS = 10.0

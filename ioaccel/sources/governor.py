@@ -22,11 +22,11 @@ from ioaccel.sources.base import CHECK_THE_STORE, RetryableError
 T = TypeVar("T")
 
 # Hedging (Dean and Barroso, "The Tail at Scale", 2013): a request that has taken three times what
-# 95% of the last ones took is asked once more, on at most 2% of all requests, so that a store that
-# is slow as a whole is not asked for more.
-_HEDGE_QUANTILE, _HEDGE_FACTOR, _HEDGE_SHARE = 0.95, 3.0, 0.02
+# 95% of the last ones took is asked once more, on at most 0.5% of all requests, so that a store that
+# is slow as a whole is not asked for more, and what is fetched stays within 1% of what is needed.
+_HEDGE_QUANTILE, _HEDGE_FACTOR, _HEDGE_SHARE = 0.95, 3.0, 0.005
 _HEDGE_SAMPLES = 256
-_HEDGE_FLOOR = 0.05  # seconds; below, the second request costs more than it saves
+_HEDGE_FLOOR = 0.2  # seconds; below, prefetch hides it, and a busy machine is as slow without any store
 _HEDGE_PAUSE = 10.0  # seconds without hedges after a store complained
 
 # Where the search begins and ends. 64 x 110 KB in 20 ms is 350 MB/s; 256 x 4 MiB is a GiB of memory.

@@ -110,12 +110,14 @@ def test_what_cannot_be_kept_is_not_fetched(
     s3: SeaweedS3, proxy: CountingProxy, data: DataSet, tmp_path: Path
 ) -> None:
     half = COUNT // 2 * SIZE
+    most = 1.01 * half + 2 * SIZE  # what takes long is asked for once more, at most 0.5% of it
+    proxy.hook = Watch(delay=0.01, slow="77", slow_seconds=0.5)
     with connect(proxy, s3, tmp_path, half) as cache:
         for _ in range(2):
             send(cache, data.urls, 16)
             wait_for(lambda: cache.status()["cached_bytes"] == half)
             time.sleep(1.5)  # longer than the engine believes that there is no room
-        assert proxy.reset().bytes["GET"] <= half + 2 * SIZE
+        assert proxy.reset().bytes["GET"] <= most
         assert cache.status()["passed_bytes"] <= 2 * SIZE
         # What was not fetched is read all the same, while it is asked for ahead.
         for start in range(0, COUNT, 64):
@@ -123,7 +125,7 @@ def test_what_cannot_be_kept_is_not_fetched(
             cache.prefetch(data.urls[start + 64 : start + 128])
             for url, view in zip(urls, cache.read_many(urls), strict=True):
                 assert view == data.data(url)
-        assert proxy.reset().bytes["GET"] <= half + 2 * SIZE
+        assert proxy.reset().bytes["GET"] <= most
         assert cache.status()["direct_bytes"] == 0
 
 

@@ -31,5 +31,5 @@ def test_a_slow_request_does_not_hold_up_the_batch(s3, bucket, tmp_path):
             status = cache.status()
     assert [bytes(item) for item in batch] == list(data.values())
     assert status["store_hedged"] >= 1
-    assert status["store_hedged"] <= 0.02 * status["store_requests"] + 1
+    assert status["store_hedged"] <= 0.005 * status["store_requests"] + 1
     assert elapsed < SLOW_SECONDS, f"the batch waited {elapsed:.1f} s for the slow request"
