@@ -150,7 +150,7 @@ class Take:
         """From now on samples are (number, CRC) or (length, first bytes)."""
         self._flag()[0] = wanted
 
-    def __call__(self, number: int, data: bytes) -> tuple[int, Any]:
+    def __call__(self, number: int, data: Any) -> tuple[int, Any]:
         if self._flag()[0]:
             return number, zlib.crc32(data)
         return len(data), torch.frombuffer(bytearray(memoryview(data)[: self._kept]), dtype=torch.uint8)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import fsspec
+from torch import Tensor
 from torch.utils.data import Dataset, RandomSampler, default_collate
 
 import ioaccel
-from bench.contestants.contract import Take
+from bench.contestants.contract import Batches, Take
 from bench.contestants.mapped import Mapped, cat_ranges
-from ioaccel.torch import Loader, ObjectDataset, accelerate
+from ioaccel.torch import Loader, ObjectDataset, TensorBatch, accelerate
 
 
 class Unmodified(Dataset[Any]):
@@ -67,24 +68,31 @@ class Accelerated(_Ours):
 
 
 class Native(_Ours):
-    """`Loader`: threads instead of worker processes, over its own data set where a sample is an object."""
+    """`Loader`: threads instead of worker processes; where a sample is an object, over its own data set,
+    of which a batch is one buffer."""
 
     def open(self) -> None:
+        dataset: Any
         more: dict[str, Any]
         if self.pieces:
             dataset, more = Accelerated.dataset(self), self.connection()  # type: ignore[arg-type]
         else:
             cache = ioaccel.connect(**self.connection())
             dataset = ObjectDataset(self.url(self.settings["prefix"]), target=_number, cache=cache)
-            more = {"cache": cache, "collate_fn": self._collate}
+            more = {"cache": cache}
         # The prefix may hold more than is asked for.
         sampler = RandomSampler(range(len(self.truth)))
         self.loader = Loader(
             dataset, batch_size=self.batch, sampler=sampler, num_workers=self.workers, **more
         )
 
-    def _collate(self, pairs: list[tuple[bytes, int]]) -> Any:
-        return default_collate([self.take(number, data) for data, number in pairs])
+    def batches(self) -> Batches:
+        return self.loader if self.pieces else map(self._taken, self.loader)
+
+    def _taken(self, batch: tuple[TensorBatch, Tensor]) -> Any:
+        tensors, numbers = batch
+        arrays = [tensor.numpy() for tensor in tensors]
+        return default_collate([self.take(n, a) for n, a in zip(numbers.tolist(), arrays, strict=True)])
 
 
 def _number(key: str) -> int:
