@@ -78,8 +78,9 @@ as a tensor, for everybody. What is done once (listings, mounts, an engine) is `
 to a format of one's own is apart, and both are outside the epochs. Every contestant's samples were compared
 with their CRC32 in an epoch of its own, which is not timed: a wrong byte is a failure. CPU and memory (PSS)
 are of all processes, engines and mounts included; requests and bytes are counted at the store. Contestants
-with one request at a time a worker read only the first `n` samples, so that an epoch of theirs ends: what an
-epoch costs once (its first batch, the pause before it) weighs more in their rates. Mosaic Streaming imports
+with one request at a time a worker read only `n` samples, the same for all of them and chosen at random from
+the whole data set, so that an epoch of theirs ends: what an epoch costs once (its first batch, the pause
+before it) weighs more in their rates. Mosaic Streaming imports
 torchvision, which is a stand-in here without any function that is measured. `local` is no peer: plain files
 on the disk, what a plain loader can reach."""
 

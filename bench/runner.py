@@ -57,6 +57,8 @@ class _Run:
         say(f"{workload.name}: writing {workload.samples:,} samples in {workload.files:,} objects ...")
         self.truth = data.write(store.directory / data.PREFIX, workload)
         np.save(scratch / "truth.npy", self.truth)
+        self.some = data.some(self.truth, workload.slow_samples)
+        np.save(scratch / "some.npy", self.some)
         store.publish(data.PREFIX)
         self.noise = machine.Calibration()
         self.page_cache = "caches empty before epoch 1; what an epoch wrote may be in memory in the next"
@@ -69,8 +71,6 @@ class _Run:
             bucket=data.BUCKET,
             prefix=data.PREFIX,
             files=str(store.directory),
-            truth=str(scratch / "truth.npy"),
-            samples=len(self.truth),
             samples_per_file=workload.samples_per_file,
             kept=min(KEPT, int(self.truth[:, data.LENGTH].min())),
             batch=workload.batch,
@@ -222,21 +222,20 @@ class _Run:
         self.results.extend(lane.name, lane.ratio, epoch, figures)
 
     def _job(self, lane: Lane, caches: Path, processes: Processes) -> Job:
-        setting = self._setting(lane, caches)
-        size = int(self.truth[: setting.samples, data.LENGTH].sum())
-        return Job(lane.entry, setting, processes, (setting.samples, size), self.workload.deadline_s)
+        truth = self.some if lane.entry.slow else self.truth
+        right = len(truth), int(truth[:, data.LENGTH].sum())
+        return Job(lane.entry, self._setting(lane, caches), processes, right, self.workload.deadline_s)
 
     def _setting(self, lane: Lane, caches: Path) -> Setting:
-        workload, entry = self.workload, lane.entry
-        samples = min(workload.slow_samples, len(self.truth)) if entry.slow else len(self.truth)
-        size = int(self.truth[:samples, data.LENGTH].sum())
+        name, truth = ("some.npy", self.some) if lane.entry.slow else ("truth.npy", self.truth)
+        size = int(truth[:, data.LENGTH].sum())
         caches.mkdir(parents=True, exist_ok=True)
         flag = caches.parent / f"{caches.name}.flag"
         flag.write_bytes(b"\0")
         prefix = f"converted-{lane.name}/"
         return replace(
             self.setting,
-            samples=samples,
+            truth=str(self.scratch / name),
             converted=str(self.store.directory / prefix),
             converted_prefix=prefix,
             cache_dir=str(caches),

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("webdataset")
 
-from bench import job, report, runner, suite, workload
+from bench import data, job, report, runner, suite, workload
 from bench.contestants import CONTESTANTS, Entry
 from bench.processes import MARK, Processes
 from bench.records import FIGURES, Record
@@ -139,6 +140,27 @@ def test_parts_of_objects(tmp_path: Path) -> None:
     assert reasons == {"webdataset": "reads whole objects or shards only, no parts of them"}
     assert by_epoch(found, "obstore-threads")[1]["store_bytes"] == 40 * 65_536
     assert by_epoch(found, "ioaccel")[2]["store_bytes"] == 0
+
+
+def test_who_is_slow_reads_samples_of_all_files(tmp_path: Path) -> None:
+    pieces = replace(TINY, files=4, samples_per_file=10, size=65_536, size_sd=0, slow_samples=10)
+    slow = {
+        "s3fs": CONTESTANTS["s3fs"],
+        "spread": Entry(f"{FAKES}:OfAllFiles", "fails if its samples are of one file", slow=True),
+    }
+    found = runner.run(pieces, slow, tmp_path)
+    assert [record["reason"] for record in found if record["failed"]] == []
+    assert {record["samples"] for record in found} == {10}
+    assert by_epoch(found, "s3fs")[1]["store_bytes"] == 10 * 65_536
+
+
+def test_some_samples_are_the_same_each_time() -> None:
+    truth = np.arange(4_000).reshape(1_000, 4)
+    some = data.some(truth, 100)
+    assert some.tolist() == data.some(truth, 100).tolist()
+    assert some[:, 0].tolist() == sorted({*some[:, 0].tolist()}), "each once, in their order"
+    assert 400 < some[:, 0].mean() / 4 < 600, "of the whole data set"
+    assert data.some(truth, 5_000).tolist() == truth.tolist()
 
 
 def test_a_small_cache(tmp_path: Path) -> None:

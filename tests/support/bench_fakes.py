@@ -29,6 +29,15 @@ class TooFew(Local):
         return Short(self)
 
 
+class OfAllFiles(Local):
+    """Wants samples of more than one file."""
+
+    def open(self) -> None:
+        if len(self.keys) < 2:
+            raise ValueError(f"all samples are of {self.keys}")
+        super().open()
+
+
 class Hangs(Local):
     """Begins an epoch and never ends it."""
 
