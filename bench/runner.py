@@ -5,11 +5,12 @@ from __future__ import annotations
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -145,16 +146,13 @@ class _Run:
 
     def _check_cold(self, lane: Lane, caches: Path) -> None:
         """An epoch with an empty cache, in which every sample is compared with the truth."""
-        with watched() as processes, self._job(lane, caches, processes) as job:
-            job.ask("verify")
+        with watched() as processes, self._jobs(lane, caches, processes) as jobs:
+            _all(jobs, "verify")
         shutil.rmtree(caches, ignore_errors=True)
 
     def _epochs(self, lane: Lane, caches: Path, *, check: bool) -> None:
         workload = self.workload
-        shared = caches if lane.entry.shares else None
-        places = [shared or caches / str(job) for job in range(workload.jobs)]
-        with watched() as processes, ExitStack() as stack:
-            jobs = [stack.enter_context(self._job(lane, place, processes)) for place in places]
+        with watched() as processes, self._jobs(lane, caches, processes) as jobs:
             self.results.versions[lane.name] = jobs[0].version
             number = 0
             while number < (workload.epochs if lane.entry.cached else 1):
@@ -167,15 +165,14 @@ class _Run:
             if workload.step_s:
                 self._accelerators(lane, number, jobs[0])
             if check:
-                jobs[0].ask("verify")
+                _all(jobs, "verify")
 
     def _epoch(self, lane: Lane, number: int, jobs: list[Job], processes: Processes) -> None:
         """One epoch of all jobs at once, and all that is counted meanwhile."""
         before = self.store.counts()
         used_before = processes.begin()
         begun = time.perf_counter()
-        with ThreadPoolExecutor(len(jobs)) as pool:
-            answers = list(pool.map(lambda job: job.ask("epoch"), jobs))
+        answers = _all(jobs, "epoch")
         wall = time.perf_counter() - begun if len(jobs) > 1 else answers[0]["seconds"]
         after = self.store.counts()
         used, peak = processes.usage(), processes.peak()
@@ -221,6 +218,14 @@ class _Run:
         figures = {"accelerators_kept": kept, "accelerators_promised": promised, "utilisation": reached}
         self.results.extend(lane.name, lane.ratio, epoch, figures)
 
+    @contextmanager
+    def _jobs(self, lane: Lane, caches: Path, processes: Processes) -> Iterator[list[Job]]:
+        """All jobs of a contestant, with one cache if they can share one."""
+        shared = caches if lane.entry.shares else None
+        places = [shared or caches / str(job) for job in range(self.workload.jobs)]
+        with ExitStack() as stack:
+            yield [stack.enter_context(self._job(lane, place, processes)) for place in places]
+
     def _job(self, lane: Lane, caches: Path, processes: Processes) -> Job:
         truth = self.some if lane.entry.slow else self.truth
         right = len(truth), int(truth[:, data.LENGTH].sum())
@@ -242,6 +247,12 @@ class _Run:
             cache_size=int(size * lane.ratio) if lane.ratio < ALL else max(2 * size, AMPLE),
             flag=str(flag),
         )
+
+
+def _all(jobs: list[Job], method: str) -> list[dict[str, Any]]:
+    """What all of them answer, who are asked at once."""
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return list(pool.map(lambda job: job.ask(method), jobs))
 
 
 def _restart(jobs: list[Job], processes: Processes) -> None:

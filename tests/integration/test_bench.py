@@ -179,6 +179,16 @@ def test_two_jobs_with_one_cache_that_start_again(tmp_path: Path) -> None:
     assert second["store_bytes"] < first["store_bytes"] / 50, "a listing, to see whether it is current"
 
 
+def test_of_two_jobs_both_are_checked(tmp_path: Path) -> None:
+    fakes = {
+        name: Entry(f"{FAKES}:{name}", "one byte is wrong", shares=False)
+        for name in ("WrongSecondJob", "WrongSecondJobCold")
+    }
+    found = runner.run(replace(TINY, jobs=2, repeats=2), fakes, tmp_path)
+    assert [record["contestant"] for record in found if record["failed"]] == list(fakes)
+    assert all("1 of 50 samples are wrong" in record["reason"] for record in found)
+
+
 def test_accelerators_are_counted(tmp_path: Path) -> None:
     paced = replace(TINY, step_s=0.02, utilisation=0.5)
     found = runner.run(paced, {"local": CONTESTANTS["local"]}, tmp_path)
