@@ -9,7 +9,7 @@ from torch.utils.data import Dataset, RandomSampler, default_collate
 
 import ioaccel
 from bench.contestants.contract import Take
-from bench.contestants.mapped import Mapped, cat_ranges
+from bench.contestants.mapped import Mapped, cat
 from ioaccel.torch import Loader, ObjectDataset, accelerate
 
 
@@ -108,4 +108,4 @@ class Fsspec(_Ours):
         )
 
     def read_many(self, numbers: list[int]) -> list[bytes]:
-        return cat_ranges(self, numbers)
+        return cat(self, numbers)

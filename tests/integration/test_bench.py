@@ -92,6 +92,17 @@ def test_requests_and_bytes_are_those_of_the_store(records: list[Record]) -> Non
     assert by_epoch(records, "local")[1]["store_requests"] == 0
 
 
+def test_caches_of_fsspec_fetch_whole_batches_and_keep_them(tmp_path: Path) -> None:
+    names = ("fsspec-simplecache", "fsspec-filecache")
+    found = runner.run(TINY, {name: CONTESTANTS[name] for name in names}, tmp_path)
+    assert [record["reason"] for record in found if record["failed"]] == []
+    assert {record["samples"] for record in found} == {COUNT}
+    simple, recorded = (by_epoch(found, name) for name in names)
+    assert (simple[1]["store_requests"], simple[2]["store_requests"]) == (COUNT, 0)
+    assert recorded[1]["store_requests"] <= COUNT + 2 * TINY.workers, "a listing, and no version of each file"
+    assert recorded[2]["store_requests"] < COUNT / 2, "what its record has lost"
+
+
 def test_a_cache_is_seen_to_write(records: list[Record]) -> None:
     """What the engine writes counts, though it is no child of the contestant."""
     ours = by_epoch(records, "ioaccel")[1]
