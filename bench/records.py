@@ -24,6 +24,17 @@ FIGURES = (
     "store_bytes",
 )
 
+# A cache that takes more of the disk than its limit by both has not kept to it. The second is for small
+# limits, which are no multiple of the files that a cache is made of.
+BEYOND_SHARE, BEYOND_BYTES = 0.1, 8 << 20
+BEYOND = "beyond its limit"
+
+
+def beyond(record: Record) -> bool:
+    """Whether the contestant's cache has not kept to its limit. The same question for everybody."""
+    over = record["cache_bytes"] - record["cache_size"]
+    return bool(over > BEYOND_SHARE * record["cache_size"] and over > BEYOND_BYTES)
+
 
 class Results:
     """What was measured so far."""

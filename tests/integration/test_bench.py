@@ -13,10 +13,10 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("webdataset")
 
-from bench import data, job, report, runner, suite, workload
+from bench import data, job, report, runner, suite, tables, workload
 from bench.contestants import CONTESTANTS, Entry
 from bench.processes import MARK, Processes
-from bench.records import FIGURES, Record
+from bench.records import BEYOND, FIGURES, Record
 from ioaccel.testing.shaped import find_nginx
 
 try:
@@ -224,6 +224,27 @@ def test_the_report_is_written_from_records(records: list[Record], tmp_path: Pat
     assert told.endswith("after\n")
     assert "outdated" not in told
     assert "**tiny**" in told
+
+
+def test_a_cache_beyond_its_limit_is_named(records: list[Record], tmp_path: Path) -> None:
+    """More by a tenth and by 8 MiB, in any epoch, whoever it is."""
+    mib = 1 << 20
+    taken = {
+        ("ioaccel", 11): 18,
+        ("ioaccel", 100): 109,
+        ("ioaccel", 200): 215,
+        ("local", 11): 20,
+        ("ioaccel-loader", 100): 111,
+    }
+    some = [
+        record | {"cache_ratio": size / 400, "cache_size": size * mib, "cache_bytes": used * mib}
+        for (name, size), used in taken.items()
+        for record in by_epoch(records, name).values()
+    ]
+    rows = [line.split(" | ") for line in tables.table(some)[2:]]
+    named = {(row[0].removeprefix("| "), row[2]) for row in rows if any(BEYOND in cell for cell in row)}
+    assert named == {("local", "3%"), ("ioaccel-loader", "25%")}
+    assert BEYOND in report.NOTES
 
 
 def test_an_absent_store_is_said_and_nothing_faked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
