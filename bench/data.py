@@ -36,6 +36,13 @@ def write(directory: Path, workload: Workload) -> Truth:
     return truth
 
 
+def some(truth: Truth, count: int) -> Truth:
+    """``count`` samples of all of it: the same each time, in their order."""
+    count = min(count, len(truth))
+    chosen = np.random.default_rng(2).choice(len(truth), count, replace=False)
+    return truth[np.sort(chosen)]
+
+
 def name(index: int) -> str:
     """The last part of an object's key."""
     return f"{index:06d}"

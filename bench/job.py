@@ -33,13 +33,12 @@ class Setting:
     bucket: str
     prefix: str  # of the objects' keys
     files: str  # the directory in which prefix + key is a file with the same bytes
-    truth: str  # a numpy file: file, offset, length, CRC of each sample
-    samples: int  # of an epoch: the first so many of the truth
     samples_per_file: int
     kept: int  # bytes of a sample that become a tensor
     batch: int
     workers: int
     shard: int  # bytes of a file of those who convert
+    truth: str = ""  # a numpy file: file, offset, length, CRC of each sample of an epoch
     converted: str = ""  # the directory for data in the contestant's own format
     converted_prefix: str = ""  # their keys
     cache_dir: str = ""

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.records import Record
+from bench.records import BEYOND, Record, beyond
 
 OURS, OTHERS, PALE = "#c2410c", "#475569", 0.45
-OVER = 1.1  # of its limit: what takes more of the disk has not kept to it
 
 
 def draw(records: Sequence[Record], path: Path) -> Path | None:
@@ -63,7 +62,7 @@ def _fetched(axes: Any, records: Sequence[Record]) -> None:
     lines: dict[str, dict[float, float]] = {}
     over = set()
     for record in records:
-        if record["cache_bytes"] > OVER * record["cache_size"]:
+        if beyond(record):
             over.add(record["contestant"])
         size = record["mb_per_s"] / record["samples_per_s"] * record["samples"] * 1e6
         if record["cache_ratio"]:
@@ -75,7 +74,7 @@ def _fetched(axes: Any, records: Sequence[Record]) -> None:
             ratios,
             [points[ratio] for ratio in ratios],
             marker="o",
-            label=name + ", beyond its limit" * (name in over),
+            label=f"{name}, {BEYOND}" if name in over else name,
             **style,
         )
     axes.plot(

@@ -24,6 +24,15 @@ FIGURES = (
     "store_bytes",
 )
 
+# A cache that takes so much more of the disk than its limit has not kept to it.
+BEYOND_SHARE = 0.1
+BEYOND = "beyond its limit"
+
+
+def beyond(record: Record) -> bool:
+    """Whether the contestant's cache has not kept to its limit. The same question for everybody."""
+    return bool(record["cache_bytes"] > (1 + BEYOND_SHARE) * record["cache_size"])
+
 
 class Results:
     """What was measured so far."""

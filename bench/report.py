@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench import pictures, workload
 from bench.arm import ROOT
-from bench.records import Record
+from bench.records import BEYOND, BEYOND_SHARE, Record
 from bench.suite import RESULTS
 from bench.tables import comparison, grouped, short_table, table
 
@@ -71,17 +71,19 @@ def _title(records: Sequence[Record], quick: bool) -> str:
     return "\n".join(lines)
 
 
-NOTES = """\
+NOTES = f"""\
 Medians of the repeats, contestants in turn, each in processes of its own, 2 workers that stay from epoch to
 epoch, batches of 64 where nothing else is said. A sample of a timed epoch is its length and its first 4 KiB
 as a tensor, for everybody. What is done once (listings, mounts, an engine) is `setup`, conversion
 to a format of one's own is apart, and both are outside the epochs. Every contestant's samples were compared
 with their CRC32 in an epoch of its own, which is not timed: a wrong byte is a failure. CPU and memory (PSS)
 are of all processes, engines and mounts included; requests and bytes are counted at the store. Contestants
-with one request at a time a worker read only the first `n` samples, so that an epoch of theirs ends: what an
-epoch costs once (its first batch, the pause before it) weighs more in their rates. Mosaic Streaming imports
-torchvision, which is a stand-in here without any function that is measured. `local` is no peer: plain files
-on the disk, what a plain loader can reach."""
+with one request at a time a worker read only `n` samples, the same for all of them and chosen at random from
+the whole data set, so that an epoch of theirs ends: what an epoch costs once (its first batch, the pause
+before it) weighs more in their rates. Mosaic Streaming imports torchvision, which is a stand-in here without
+any function that is measured. `local` is no peer: plain files on the disk, what a plain loader can reach.
+`{BEYOND}` is whoever's cache, with all that its files hold, takes more of the disk than it was given, by more
+than {BEYOND_SHARE:.0%}."""
 
 
 def _section(name: str, records: list[Record], picture: Path | None) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ CONVERSION_S = 600.0
 AMPLE = 4_000_000_000  # bytes of a cache that is meant to hold all
 SHARD = 64 << 20  # bytes; what the documentation of Streaming and LitData has
 SHARDS = 32  # at least, so that there is something to shuffle, and four of them fit into a small cache
-TRIES = 5  # to keep accelerators busy: fewer each time
+TRIES = 3  # to keep accelerators busy: fewer each time
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class _Run:
         say(f"{workload.name}: writing {workload.samples:,} samples in {workload.files:,} objects ...")
         self.truth = data.write(store.directory / data.PREFIX, workload)
         np.save(scratch / "truth.npy", self.truth)
+        self.some = data.some(self.truth, workload.slow_samples)
+        np.save(scratch / "some.npy", self.some)
         store.publish(data.PREFIX)
         self.noise = machine.Calibration()
         self.page_cache = "caches empty before epoch 1; what an epoch wrote may be in memory in the next"
@@ -69,8 +72,6 @@ class _Run:
             bucket=data.BUCKET,
             prefix=data.PREFIX,
             files=str(store.directory),
-            truth=str(scratch / "truth.npy"),
-            samples=len(self.truth),
             samples_per_file=workload.samples_per_file,
             kept=min(KEPT, int(self.truth[:, data.LENGTH].min())),
             batch=workload.batch,
@@ -145,16 +146,13 @@ class _Run:
 
     def _check_cold(self, lane: Lane, caches: Path) -> None:
         """An epoch with an empty cache, in which every sample is compared with the truth."""
-        with watched() as processes, self._job(lane, caches, processes) as job:
-            job.ask("verify")
+        with watched() as processes, self._jobs(lane, caches, processes) as jobs:
+            _all(jobs, "verify")
         shutil.rmtree(caches, ignore_errors=True)
 
     def _epochs(self, lane: Lane, caches: Path, *, check: bool) -> None:
         workload = self.workload
-        shared = caches if lane.entry.shares else None
-        places = [shared or caches / str(job) for job in range(workload.jobs)]
-        with watched() as processes, ExitStack() as stack:
-            jobs = [stack.enter_context(self._job(lane, place, processes)) for place in places]
+        with watched() as processes, self._jobs(lane, caches, processes) as jobs:
             self.results.versions[lane.name] = jobs[0].version
             number = 0
             while number < (workload.epochs if lane.entry.cached else 1):
@@ -167,15 +165,14 @@ class _Run:
             if workload.step_s:
                 self._accelerators(lane, number, jobs[0])
             if check:
-                jobs[0].ask("verify")
+                _all(jobs, "verify")
 
     def _epoch(self, lane: Lane, number: int, jobs: list[Job], processes: Processes) -> None:
         """One epoch of all jobs at once, and all that is counted meanwhile."""
         before = self.store.counts()
         used_before = processes.begin()
         begun = time.perf_counter()
-        with ThreadPoolExecutor(len(jobs)) as pool:
-            answers = list(pool.map(lambda job: job.ask("epoch"), jobs))
+        answers = _all(jobs, "epoch")
         wall = time.perf_counter() - begun if len(jobs) > 1 else answers[0]["seconds"]
         after = self.store.counts()
         used, peak = processes.usage(), processes.peak()
@@ -221,28 +218,41 @@ class _Run:
         figures = {"accelerators_kept": kept, "accelerators_promised": promised, "utilisation": reached}
         self.results.extend(lane.name, lane.ratio, epoch, figures)
 
+    @contextmanager
+    def _jobs(self, lane: Lane, caches: Path, processes: Processes) -> Iterator[list[Job]]:
+        """All jobs of a contestant, with one cache if they can share one."""
+        shared = caches if lane.entry.shares else None
+        places = [shared or caches / str(job) for job in range(self.workload.jobs)]
+        with ExitStack() as stack:
+            yield [stack.enter_context(self._job(lane, place, processes)) for place in places]
+
     def _job(self, lane: Lane, caches: Path, processes: Processes) -> Job:
-        setting = self._setting(lane, caches)
-        size = int(self.truth[: setting.samples, data.LENGTH].sum())
-        return Job(lane.entry, setting, processes, (setting.samples, size), self.workload.deadline_s)
+        truth = self.some if lane.entry.slow else self.truth
+        right = len(truth), int(truth[:, data.LENGTH].sum())
+        return Job(lane.entry, self._setting(lane, caches), processes, right, self.workload.deadline_s)
 
     def _setting(self, lane: Lane, caches: Path) -> Setting:
-        workload, entry = self.workload, lane.entry
-        samples = min(workload.slow_samples, len(self.truth)) if entry.slow else len(self.truth)
-        size = int(self.truth[:samples, data.LENGTH].sum())
+        name, truth = ("some.npy", self.some) if lane.entry.slow else ("truth.npy", self.truth)
+        size = int(truth[:, data.LENGTH].sum())
         caches.mkdir(parents=True, exist_ok=True)
         flag = caches.parent / f"{caches.name}.flag"
         flag.write_bytes(b"\0")
         prefix = f"converted-{lane.name}/"
         return replace(
             self.setting,
-            samples=samples,
+            truth=str(self.scratch / name),
             converted=str(self.store.directory / prefix),
             converted_prefix=prefix,
             cache_dir=str(caches),
             cache_size=int(size * lane.ratio) if lane.ratio < ALL else max(2 * size, AMPLE),
             flag=str(flag),
         )
+
+
+def _all(jobs: list[Job], method: str) -> list[dict[str, Any]]:
+    """What all of them answer, who are asked at once."""
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return list(pool.map(lambda job: job.ask(method), jobs))
 
 
 def _restart(jobs: list[Job], processes: Processes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 
-from bench.records import Record
+from bench.records import BEYOND, Record, beyond
 
 CEILING = "local"  # no peer: what a plain loader can reach
 
@@ -44,6 +44,7 @@ def _cells(row: list[Record], epochs: Sequence[int], ratios: bool, counted: bool
     cells += [_each(row, lambda record: f"{record['store_bytes'] / size:.0%}")]
     cells += [f"{sum(record['disk_written_bytes'] for record in row) / 1e6:,.0f}"]
     limit = f" of {last['cache_size'] / 1e6:,.0f}" if ratios and last["cached"] else ""
+    limit += f", {BEYOND}" if limit and any(map(beyond, row)) else ""
     cells += [f"{last['cache_bytes'] / 1e6:,.0f}{limit}"]
     cells += [f"{first['setup_s']:.1f}", f"{first['conversion_s']:.1f}" if first["converts"] else ""]
     return [*cells, f"{first['samples']:,.0f}", first["reason"]]

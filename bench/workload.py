@@ -25,7 +25,8 @@ class Workload:
     workers: int = 2
     epochs: int = 3
     repeats: int = 5
-    # Of contestants with one request at a time a worker: an epoch is this many samples, so that it ends.
+    # Of contestants with one request at a time a worker: an epoch is this many samples, the same
+    # for all of them and chosen from the whole data set, so that it ends.
     slow_samples: int = 512
     store: str = "shaped"  # or "seaweed"
     delay_ms: float = 20.0

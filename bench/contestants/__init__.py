@@ -54,10 +54,13 @@ CONTESTANTS: dict[str, Entry] = {
         why=f"{_ONE}; {_NONE}; no shuffle",
     ),
     "fsspec-simplecache": Entry(
-        f"{_HERE}.fsspec_caches:SimpleCache", "simplecache::s3://", slow=True, bounded=False, why=_ONE
+        f"{_HERE}.fsspec_caches:SimpleCache", "simplecache::s3://, a batch in one call", bounded=False
     ),
     "fsspec-filecache": Entry(
-        f"{_HERE}.fsspec_caches:FileCache", "filecache::s3://", slow=True, bounded=False, why=_ONE
+        f"{_HERE}.fsspec_caches:FileCache",
+        "filecache::s3://, cat of a whole batch",
+        bounded=False,
+        why="its record of all files is written anew after each batch",
     ),
     "fsspec-blockcache": Entry(
         f"{_HERE}.fsspec_caches:BlockCache", "blockcache::s3://", slow=True, bounded=False, why=_ONE

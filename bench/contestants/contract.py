@@ -40,7 +40,7 @@ class Contestant:
         self.settings = settings
         self.batch: int = settings["batch"]
         self.workers: int = settings["workers"]
-        self.truth = np.load(settings["truth"])[: settings["samples"]]
+        self.truth = np.load(settings["truth"])
         self.take = Take(settings)
 
     # ---- what a subclass has to say ----
@@ -125,7 +125,7 @@ class Contestant:
     @property
     def keys(self) -> list[str]:
         """The key of each object that has samples of this epoch, with its prefix."""
-        return [f"{self.settings['prefix']}{index:06d}" for index in range(int(self.truth[-1, 0]) + 1)]
+        return [f"{self.settings['prefix']}{index:06d}" for index in np.unique(self.truth[:, 0])]
 
     def piece(self, number: int) -> tuple[str, int, int]:
         """Key, offset and length of a sample."""

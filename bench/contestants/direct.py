@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.data import default_collate
 
 from bench.contestants.contract import Batches
-from bench.contestants.mapped import Mapped, cat_ranges
+from bench.contestants.mapped import Mapped, cat
 
 THREADS = 128  # twice what obstore gains from
 MEMORY = 1 << 30  # bytes that they hold at most
@@ -56,12 +56,7 @@ class S3fs(Mapped):
     def make_client(self) -> Any:
         import fsspec
 
-        # A worker of its own loop: what the parent cached is not used (fsspec's documentation of forks).
-        # botocore's pool has 10 connections unless it is told; a batch is asked for at once.
-        config = {"max_pool_connections": max(10, self.batch)}
-        return fsspec.filesystem(
-            "s3", skip_instance_cache=True, config_kwargs=config, **self.settings["options"]
-        )
+        return fsspec.filesystem("s3", **s3fs_options(self.settings))
 
     def read(self, number: int) -> bytes:
         key, offset, length = self.piece(number)
@@ -78,7 +73,15 @@ class S3fsBatch(S3fs):
     together = True
 
     def read_many(self, numbers: list[int]) -> list[bytes]:
-        return cat_ranges(self, numbers)
+        return cat(self, numbers)
+
+
+def s3fs_options(settings: dict[str, Any]) -> dict[str, Any]:
+    """What an s3fs client is made with."""
+    # A worker of its own loop: what the parent cached is not used (fsspec's documentation of forks).
+    # botocore's pool has 10 connections unless it is told; a batch is asked for at once.
+    config = {"max_pool_connections": max(10, settings["batch"])}
+    return {"skip_instance_cache": True, "config_kwargs": config, **settings["options"]}
 
 
 def obstore_store(settings: dict[str, Any]) -> Any:

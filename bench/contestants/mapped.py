@@ -88,14 +88,20 @@ class Mapped(Contestant):
         return self.__dict__ | {"_client": None, "loader": None}
 
 
-def cat_ranges(contestant: Mapped, numbers: list[int]) -> list[bytes]:
+def cat(contestant: Mapped, numbers: list[int]) -> list[bytes]:
     """A batch with one call of fsspec, which has several requests in flight where the file system can."""
+    if contestant.pieces:
+        return cat_ranges(contestant, numbers)
+    paths = [f"{contestant.settings['bucket']}/{contestant.piece(number)[0]}" for number in numbers]
+    found = contestant.client.cat(paths)
+    # One path is answered with its bytes, several with a dictionary.
+    return [found] if isinstance(found, bytes) else [found[path] for path in paths]
+
+
+def cat_ranges(contestant: Mapped, numbers: list[int]) -> list[bytes]:
+    """The same, also of whole objects with their lengths."""
     pieces = [contestant.piece(number) for number in numbers]
     paths = [f"{contestant.settings['bucket']}/{key}" for key, _, _ in pieces]
-    if not contestant.pieces:
-        found = contestant.client.cat(paths)
-        # One path is answered with its bytes, several with a dictionary.
-        return [found] if isinstance(found, bytes) else [found[path] for path in paths]
     starts = [offset for _, offset, _ in pieces]
     ends = [offset + length for _, offset, length in pieces]
     return contestant.client.cat_ranges(paths, starts, ends, on_error="raise")

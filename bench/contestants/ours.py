@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, RandomSampler, default_collate
 
 import ioaccel
 from bench.contestants.contract import Batches, Take
-from bench.contestants.mapped import Mapped, cat_ranges
+from bench.contestants.mapped import Mapped, cat
 from ioaccel.torch import Loader, ObjectDataset, TensorBatch, accelerate
 
 
@@ -116,4 +116,4 @@ class Fsspec(_Ours):
         )
 
     def read_many(self, numbers: list[int]) -> list[bytes]:
-        return cat_ranges(self, numbers)
+        return cat(self, numbers)

@@ -54,6 +54,7 @@ class Iterable(_Connector):
         from s3torchconnector import S3IterableDataset
 
         uris = [self.uri(key) for key in self.keys]
+        self._numbers = {key: number for number, key in enumerate(self.keys)}
         dataset = S3IterableDataset.from_objects(
             uris, transform=self._sample, enable_sharding=True, **self.arguments()
         )
@@ -62,4 +63,4 @@ class Iterable(_Connector):
         )
 
     def _sample(self, reader: Any) -> Any:
-        return self.take(int(reader.key.rpartition("/")[2]), reader.read())
+        return self.take(self._numbers[reader.key], reader.read())

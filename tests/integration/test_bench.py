@@ -7,15 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("webdataset")
 
-from bench import job, report, runner, suite, workload
+from bench import data, job, report, runner, suite, tables, workload
 from bench.contestants import CONTESTANTS, Entry
 from bench.processes import MARK, Processes
-from bench.records import FIGURES, Record
+from bench.records import BEYOND, FIGURES, Record
 from ioaccel.testing.shaped import find_nginx
 
 try:
@@ -91,6 +92,17 @@ def test_requests_and_bytes_are_those_of_the_store(records: list[Record]) -> Non
     assert by_epoch(records, "local")[1]["store_requests"] == 0
 
 
+def test_caches_of_fsspec_fetch_whole_batches_and_keep_them(tmp_path: Path) -> None:
+    names = ("fsspec-simplecache", "fsspec-filecache")
+    found = runner.run(TINY, {name: CONTESTANTS[name] for name in names}, tmp_path)
+    assert [record["reason"] for record in found if record["failed"]] == []
+    assert {record["samples"] for record in found} == {COUNT}
+    simple, recorded = (by_epoch(found, name) for name in names)
+    assert (simple[1]["store_requests"], simple[2]["store_requests"]) == (COUNT, 0)
+    assert recorded[1]["store_requests"] <= COUNT + 2 * TINY.workers, "a listing, and no version of each file"
+    assert recorded[2]["store_requests"] < COUNT / 2, "what its record has lost"
+
+
 def test_a_cache_is_seen_to_write(records: list[Record]) -> None:
     """What the engine writes counts, though it is no child of the contestant."""
     ours = by_epoch(records, "ioaccel")[1]
@@ -141,6 +153,27 @@ def test_parts_of_objects(tmp_path: Path) -> None:
     assert by_epoch(found, "ioaccel")[2]["store_bytes"] == 0
 
 
+def test_who_is_slow_reads_samples_of_all_files(tmp_path: Path) -> None:
+    pieces = replace(TINY, files=4, samples_per_file=10, size=65_536, size_sd=0, slow_samples=10)
+    slow = {
+        "s3fs": CONTESTANTS["s3fs"],
+        "spread": Entry(f"{FAKES}:OfAllFiles", "fails if its samples are of one file", slow=True),
+    }
+    found = runner.run(pieces, slow, tmp_path)
+    assert [record["reason"] for record in found if record["failed"]] == []
+    assert {record["samples"] for record in found} == {10}
+    assert by_epoch(found, "s3fs")[1]["store_bytes"] == 10 * 65_536
+
+
+def test_some_samples_are_the_same_each_time() -> None:
+    truth = np.arange(4_000).reshape(1_000, 4)
+    some = data.some(truth, 100)
+    assert some.tolist() == data.some(truth, 100).tolist()
+    assert some[:, 0].tolist() == sorted({*some[:, 0].tolist()}), "each once, in their order"
+    assert 400 < some[:, 0].mean() / 4 < 600, "of the whole data set"
+    assert data.some(truth, 5_000).tolist() == truth.tolist()
+
+
 def test_a_small_cache(tmp_path: Path) -> None:
     many = replace(TINY, files=400, batch=32, cache_ratios=(0.5,))
     _, second = runner.run(many, {"ioaccel": CONTESTANTS["ioaccel"]}, tmp_path)
@@ -155,6 +188,16 @@ def test_two_jobs_with_one_cache_that_start_again(tmp_path: Path) -> None:
     assert [first["samples"], second["samples"]] == [2 * COUNT, 2 * COUNT]
     assert first["store_requests"] == COUNT, "two jobs, one fetch"
     assert second["store_bytes"] < first["store_bytes"] / 50, "a listing, to see whether it is current"
+
+
+def test_of_two_jobs_both_are_checked(tmp_path: Path) -> None:
+    fakes = {
+        name: Entry(f"{FAKES}:{name}", "one byte is wrong", shares=False)
+        for name in ("WrongSecondJob", "WrongSecondJobCold")
+    }
+    found = runner.run(replace(TINY, jobs=2, repeats=2), fakes, tmp_path)
+    assert [record["contestant"] for record in found if record["failed"]] == list(fakes)
+    assert all("1 of 50 samples are wrong" in record["reason"] for record in found)
 
 
 def test_accelerators_are_counted(tmp_path: Path) -> None:
@@ -181,6 +224,27 @@ def test_the_report_is_written_from_records(records: list[Record], tmp_path: Pat
     assert told.endswith("after\n")
     assert "outdated" not in told
     assert "**tiny**" in told
+
+
+def test_a_cache_beyond_its_limit_is_named(records: list[Record], tmp_path: Path) -> None:
+    """More by a tenth and by 8 MiB, in any epoch, whoever it is."""
+    mib = 1 << 20
+    taken = {
+        ("ioaccel", 11): 18,
+        ("ioaccel", 100): 109,
+        ("ioaccel", 200): 215,
+        ("local", 11): 20,
+        ("ioaccel-loader", 100): 111,
+    }
+    some = [
+        record | {"cache_ratio": size / 400, "cache_size": size * mib, "cache_bytes": used * mib}
+        for (name, size), used in taken.items()
+        for record in by_epoch(records, name).values()
+    ]
+    rows = [line.split(" | ") for line in tables.table(some)[2:]]
+    named = {(row[0].removeprefix("| "), row[2]) for row in rows if any(BEYOND in cell for cell in row)}
+    assert named == {("local", "3%"), ("ioaccel-loader", "25%")}
+    assert BEYOND in report.NOTES
 
 
 def test_an_absent_store_is_said_and_nothing_faked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,22 @@ class WrongByte(Local):
         return data[:-1] + bytes([data[-1] ^ 1]) if number == len(self.truth) - 1 else data
 
 
+class WrongSecondJob(WrongByte):
+    """Of two jobs with a cache each, the second one, where it is timed."""
+
+    place = "cache/1"
+
+    def read(self, number: int) -> bytes:
+        wrong = self.settings["cache_dir"].endswith(self.place)
+        return super().read(number) if wrong else Local.read(self, number)
+
+
+class WrongSecondJobCold(WrongSecondJob):
+    """The same, where its cache is checked empty."""
+
+    place = "cold/1"
+
+
 class TooFew(Local):
     """Leaves a sample out, which makes it faster."""
 
@@ -27,6 +43,15 @@ class TooFew(Local):
                 return super().__len__() - 1
 
         return Short(self)
+
+
+class OfAllFiles(Local):
+    """Wants samples of more than one file."""
+
+    def open(self) -> None:
+        if len(self.keys) < 2:
+            raise ValueError(f"all samples are of {self.keys}")
+        super().open()
 
 
 class Hangs(Local):
