@@ -66,11 +66,15 @@ def _torch(options: argparse.Namespace) -> int | str:
 
 
 def _plan(options: argparse.Namespace) -> int | str:
-    from bench import plan
+    from bench import plan, scale
+    from bench.suite import RESULTS
 
     if missing := _missing_store():
         return missing
-    return _written(plan.run(options.dir), options)
+    figures = plan.run(options.dir)
+    for path in scale.show(scale.extrapolate(**figures["node"]), RESULTS):
+        print(f"{path}: drawn")
+    return _written(figures, options)
 
 
 def _missing_store() -> str:

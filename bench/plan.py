@@ -85,11 +85,13 @@ def run(directory: Path | None = None) -> dict[str, Any]:
                     hedged.append(figures.pop("hedged"))
                     for figure, value in figures.items():
                         seen[share, epoch, figure].append(value)
-    told = predicted(sizes["new"], {key: statistics.median(values) for key, values in constants.items()})
+    known = {key: statistics.median(values) for key, values in constants.items()}
+    told = predicted(sizes["new"], known)
     rows = [Row(*key, told[key], seen[key]) for key in seen]
     show(rows, constants, hedged)
     return {
         "measured_first": constants,
+        "node": {key: known[key] for key in ("fetches_per_s", "fetch_cpu_s", "sample_s")},
         "hedged_requests": hedged,
         "rows": [{**vars(row), "error": row.error, "met": row.met} for row in rows],
     }
@@ -148,7 +150,7 @@ def measured_epochs(scratch: Path, store: ShapedStore, size: int) -> list[Figure
     """The epochs of a job with a new cache of ``size`` bytes.
 
     Requests that were asked twice because the first took long are counted apart: how many they are is up
-    to the store, and 2% of all at most.
+    to the store, and 0.5% of all at most.
     """
     figures = []
     with tempfile.TemporaryDirectory(dir=scratch) as caches, _job(caches, store, "new", size) as job:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 
+from bench.contestants import CONTESTANTS
 from bench.records import BEYOND, Record, beyond
 
 CEILING = "local"  # no peer: what a plain loader can reach
+# A client in each worker of a plain loader: what people have before they look for something better.
+DIRECT = {name for name, entry in CONTESTANTS.items() if entry.slow and not entry.cached}
 
 
 def table(records: Sequence[Record]) -> list[str]:
@@ -100,6 +103,9 @@ def _compared(records: Sequence[Record], where: str) -> list[str]:
             lines.append(
                 _against(where, epoch, "the best peer that converts nothing", _best(ours), _best(plain))
             )
+        direct = [record for record in plain if record["contestant"] in DIRECT]
+        if ours and direct and _best(direct) is not _best(plain):
+            lines.append(_against(where, epoch, "the best of direct reading", _best(ours), _best(direct)))
     return lines
 
 

@@ -1,0 +1,56 @@
+"""What the benchmark concludes from its records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import scale
+from bench.contestants import CONTESTANTS
+from bench.tables import comparison
+
+
+def record(contestant: str, epoch: int, rate: float) -> dict[str, Any]:
+    entry = CONTESTANTS[contestant]
+    return {
+        "contestant": contestant,
+        "epoch": epoch,
+        "samples_per_s": rate,
+        "cache_ratio": None,
+        "ours": entry.ours,
+        "cached": entry.cached,
+        "converts": entry.converts,
+        "reason": entry.why,
+    }
+
+
+def test_ioaccel_is_compared_with_the_best_of_each_kind() -> None:
+    lines = comparison(
+        [
+            *(record("ioaccel", epoch, 100.0 * epoch) for epoch in (1, 2)),
+            *(record("litdata", epoch, 400.0) for epoch in (1, 2)),
+            *(record("litdata-raw", epoch, 50.0) for epoch in (1, 2)),
+            record("boto3", 1, 10.0),
+            record("s3fs", 1, 5.0),
+            record("local", 1, 9999.0),
+        ]
+    )
+    assert len(lines) == 6
+    assert lines[0].startswith("* epoch 1: `ioaccel` is 0.25 times the best peer, `litdata`: it loses; ")
+    assert lines[1] == "* epoch 1: `ioaccel` is 2 times the best peer that converts nothing, `litdata-raw`"
+    assert lines[2] == "* epoch 1: `ioaccel` is 10 times the best of direct reading, `boto3`"
+    assert lines[3].startswith("* epoch 2: `ioaccel` is 0.5 times the best peer, `litdata`: it loses; ")
+    assert lines[5] == "* epoch 2: `ioaccel` is 20 times the best of direct reading, `boto3`"
+
+
+def test_a_node_is_extrapolated_to_a_thousand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    found = scale.extrapolate(fetches_per_s=2500, fetch_cpu_s=0.6e-3, sample_s=150e-6)
+    assert {(found[order][-1].nodes, found[order][-1].accelerators) for order in found} == {(1000, 8000)}
+    last = {order: {one.nodes: one.last for one in each} for order, each in found.items()}
+    assert last["sharded"][1000] > 0.9 > 0.2 > last["shuffled"][1000], "nodes do not share their caches"
+    paths = scale.show(found, tmp_path)
+    assert [path.stat().st_size > 10_000 for path in paths] == [True, True]
+    assert "1,000         8,000" in capsys.readouterr().out
