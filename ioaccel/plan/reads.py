@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ioaccel.client.file import BUFFER_SIZE
 from ioaccel.intercept.reads import Read
-from ioaccel.plan.told import Names
+from ioaccel.plan.told import Names, Parts
 from ioaccel.plan.trace import Trace
 
 log = logging.getLogger("ioaccel")
@@ -17,16 +18,41 @@ log = logging.getLogger("ioaccel")
 Extents = Callable[[Sequence[int]], Iterable[Iterable[Read]]]
 
 
+# Shorter reads are also found by chance among the numbers of an entry.
+_SHORTEST_PART = 512
+
+
 @dataclass(frozen=True)
 class Rule:
-    """How the name at one position of an entry becomes a URL: ``prefix + name``."""
+    """How an entry says what is read: the URL is ``prefix`` and the name at position ``name``.
+
+    All of the object, or the part that begins at the number at position ``start`` and has as many bytes
+    as the one at ``stop`` says, or ends there.
+    """
 
     store: str
     prefix: str
     absolute: bool  # the name is a path, to be made absolute first
+    name: int
+    start: int | None = None
+    stop: int | None = None
+    ends: bool = False  # what is at ``stop`` is the end, not the length
 
-    def read(self, name: str) -> Read:
-        return Read(self.store, self.prefix + (os.path.abspath(name) if self.absolute else name), 0, None)
+    def read(self, parts: Parts) -> Read | None:
+        """What is read of this entry; None if it does not say it."""
+        name = parts[self.name] if self.name < len(parts) else None
+        if not isinstance(name, str):
+            return None
+        url = self.prefix + (os.path.abspath(name) if self.absolute else name)
+        if self.start is None or self.stop is None:
+            return Read(self.store, url, 0, None)
+        if max(self.start, self.stop) >= len(parts):
+            return None
+        start, stop = parts[self.start], parts[self.stop]
+        if not isinstance(start, int) or not isinstance(stop, int):
+            return None
+        length = stop - start if self.ends else stop
+        return Read(self.store, url, start, length) if start >= 0 and length > 0 else None
 
 
 class Reads:
@@ -41,7 +67,7 @@ class Reads:
         told: tuple[Names, str] | None,
         given: Extents | None,
         trace: Trace,
-        rules: dict[int, Rule] | None = None,
+        rules: list[Rule] | None = None,
         exact: bool | None = None,
         count: int = 0,
     ) -> None:
@@ -50,7 +76,7 @@ class Reads:
         self._given = given
         self._trace = trace
         self._count = count  # of samples
-        self.rules = rules  # by position among the names of an entry; empty: they say nothing
+        self.rules = rules  # empty: entries say nothing
         self._stores: dict[str, str] = {}  # scheme -> the store that it was read from
         # Whether the rules alone say all that is read; None if no sample was read yet.
         self.exact = True if given is not None else exact
@@ -82,8 +108,7 @@ class Reads:
     def _by_rule(self, index: int) -> list[Read]:
         assert self._told is not None
         assert self.rules is not None
-        names = self._told(index)
-        return [rule.read(names[at]) for at, rule in self.rules.items() if at < len(names)]
+        return _said(self.rules, self._told(index))
 
     def learn(self, index: int, reads: Sequence[Read]) -> bool:
         """Takes note of what a sample has read; whether that tells what others read."""
@@ -91,24 +116,27 @@ class Reads:
             known = len(self._stores)
             self._stores.update((read.url.partition("://")[0], read.store) for read in reads)
             return len(self._stores) > known
-        if not reads or self._told is None or self.rules == {}:
+        if not reads or self._told is None or self.rules == []:
             return False
         try:
-            names = self._told(index)
+            parts = self._told(index)
             first = self.rules is None
             if self.rules is None:
-                self.rules = _rules(names, reads)
-            said = {rule.read(names[at]) for at, rule in self.rules.items()}
+                if _is_doubtful(parts, reads):
+                    return False
+                self.rules = _rules(parts, reads)
+            said = _said(self.rules, parts)
         except Exception:  # noqa: BLE001  # a guess of ours about a stranger's class
-            self.rules = {}
-            said = set()
+            self.rules = []
+            said = []
             first = False
-        if said == set(reads) and self.exact is None:
-            self.exact = True
-        elif said != set(reads):
+        if all(any(_is(read, each) for each in said) for read in reads):
+            if self.exact is None:
+                self.exact = True
+        else:
             self.exact = False
-            if not said <= set(reads):
-                self.rules = {}
+        if not all(any(_is(read, each) for read in reads) for each in said):
+            self.exact, self.rules = False, []
         return first and bool(self.rules)
 
     def record(self, records: Iterable[tuple[int, Sequence[Read]]]) -> None:
@@ -141,16 +169,57 @@ class Reads:
         return read._replace(store=self._stores.get(read.url.partition("://")[0], read.store))
 
 
-def _rules(names: Sequence[str], reads: Iterable[Read]) -> dict[int, Rule]:
-    rules = {}
-    whole = [read for read in reads if read.offset == 0 and read.length is None]
-    for at, name in enumerate(names):
-        for read in whole if name else ():
+def _said(rules: Iterable[Rule], parts: Parts) -> list[Read]:
+    return [read for rule in rules if (read := rule.read(parts)) is not None]
+
+
+def _is(read: Read, said: Read) -> bool:
+    """Whether that is what was said: a file that is read in part may fill its buffer beyond it."""
+    if read == said:
+        return True
+    if read.length is None or said.length is None or read[:3] != said[:3]:
+        return False
+    return said.length <= read.length < said.length + BUFFER_SIZE
+
+
+def _is_doubtful(parts: Parts, reads: Iterable[Read]) -> bool:
+    """Whether another sample tells more: any number that is 0 could be the place where this one begins."""
+    return 0 in parts and any(read.offset == 0 and read.length is not None for read in reads)
+
+
+def _rules(parts: Parts, reads: Iterable[Read]) -> list[Rule]:
+    """How this entry says what was read."""
+    rules = []
+    for at, name in enumerate(parts):
+        if not name or not isinstance(name, str):
+            continue
+        for read in reads:
             if read.url.endswith(name):
-                rules[at] = Rule(read.store, read.url.removesuffix(name), absolute=False)
+                rule = Rule(read.store, read.url.removesuffix(name), absolute=False, name=at)
             elif read.url == "file://" + os.path.abspath(name):
-                rules[at] = Rule(read.store, "file://", absolute=True)
+                rule = Rule(read.store, "file://", absolute=True, name=at)
+            else:
+                continue
+            if (part := rule if read.length is None else _part_of(rule, parts, read)) is not None:
+                rules.append(part)
+                break
     return rules
+
+
+def _part_of(rule: Rule, parts: Parts, read: Read) -> Rule | None:
+    """The same rule, with the positions of what says which part is read."""
+    for start, offset in enumerate(parts):
+        if offset != read.offset:
+            continue
+        for stop in range(len(parts)):
+            for ends in (False, True):
+                told = replace(rule, start=start, stop=stop, ends=ends)
+                said = told.read(parts)
+                if said is None or stop == start or (said.length or 0) < _SHORTEST_PART:
+                    continue
+                if _is(read, said):
+                    return told
+    return None
 
 
 # Data sets that stand in each other: a subset of a concatenation of subsets ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import operator
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 # torchvision's and timm's folders, Hugging Face's and hand-written ones.
 ATTRIBUTES = ("samples", "imgs", "files", "paths", "urls", "keys")
 
-# The names behind one index.
-Names = Callable[[int], tuple[str, ...]]
+# What an entry says, by position: names of files, whole numbers (labels, offsets ...), None for all else.
+Parts = tuple[str | int | None, ...]
+Names = Callable[[int], Parts]
 
 
 def names_of(dataset: Any) -> tuple[Names, str] | None:
-    """A function from an index to the names of files behind it, and the attribute that they stand in.
+    """A function from an index to what its entry says, and the attribute that the entries stand in.
 
     Looks through torch's ``Subset`` and ``ConcatDataset``. What it finds is a guess: an attribute of the
     right name and length may be anything.
@@ -35,9 +37,9 @@ def names_of(dataset: Any) -> tuple[Names, str] | None:
                 and not isinstance(entries, (str, bytes))
                 and len(entries) == len(dataset)
                 and len(entries)
-                and _names_in(entries[0])
+                and any(isinstance(part, str) for part in _parts_of(entries[0]))
             ):
-                return (lambda i, entries=entries: _names_in(entries[i])), attribute
+                return (lambda i, entries=entries: _parts_of(entries[i])), attribute
         except Exception:  # noqa: BLE001, S112  # properties of a stranger's class
             continue
     return None
@@ -55,7 +57,7 @@ def _view_of(dataset: Any) -> tuple[Names, str] | None:
     if name == "ConcatDataset" and parts and sizes:
         every = [names_of(part) for part in parts]
 
-        def find(i: int) -> tuple[str, ...]:
+        def find(i: int) -> Parts:
             part = bisect.bisect_right(sizes, i)
             told = every[part]
             return told[0](i - (sizes[part - 1] if part else 0)) if told is not None else ()
@@ -65,10 +67,17 @@ def _view_of(dataset: Any) -> tuple[Names, str] | None:
     return None
 
 
-def _names_in(entry: Any) -> tuple[str, ...]:
-    """The strings and paths in an entry: it is one, or a tuple that holds some beside a label."""
-    if isinstance(entry, (str, os.PathLike)):
-        return (os.fsdecode(entry),)
+def _parts_of(entry: Any) -> Parts:
+    """A name alone, or what a tuple says: names beside a label, or beside an offset and a length."""
     if isinstance(entry, (tuple, list)):
-        return tuple(os.fsdecode(part) for part in entry if isinstance(part, (str, os.PathLike)))
-    return ()
+        return tuple(map(_part, entry))
+    return (_part(entry),) if isinstance(entry, (str, os.PathLike)) else ()
+
+
+def _part(value: Any) -> str | int | None:
+    if isinstance(value, (str, os.PathLike)):
+        return os.fsdecode(value)
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None

@@ -63,7 +63,7 @@ class Settings:
         self.board = uuid.uuid4().hex  # where workers leave notes
         self.tally: Tally | None = None  # what they count; without a loader, nobody asks
         self.calm = False  # nothing was missing in the last batches of the epoch before
-        self.rules: dict[int, Rule] | None = None
+        self.rules: list[Rule] | None = None
         self.exact: bool | None = None
         self.stores: dict[str, Reader] = {}
 

@@ -395,6 +395,24 @@ def test_what_a_data_set_tells(
     assert f"in .{attribute}: prefetch is exact" in str(loader.explain())  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("form", ["length", "end"])
+def test_a_data_set_tells_which_parts_of_files_it_reads(
+    s3: SeaweedS3, cache: Cache, options: Options, bucket: str, form: str
+) -> None:
+    large = DataSet.fill(s3, bucket, [9_000_000, 9_500_000])  # three blocks each
+    size = 300_007
+    told = [(url, 0, at, size if form == "length" else at + size)
+            for url in large.urls for at in range(0, 8_500_000, size)]  # fmt: skip
+    loader = accelerate(loader_of(td.Pieces(told, options, form), shuffle=True, num_workers=2), cache=cache)
+    iterator = iter(loader)
+    batches = [next(iterator)]
+    wait_for(lambda: cache.resident(large.urls) == [9_000_000, 9_500_000], 20)
+    batches += iterator
+    found = {index: sample for batch in batches for index, sample in batch}
+    assert found == {i: large.data(u)[at : at + size] for i, (u, _, at, _) in enumerate(told)}
+    assert "in .samples: prefetch is exact" in str(loader.explain())  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("inside", ["subset", "concatenation"])
 def test_what_parts_of_data_sets_tell(cache: Cache, data: DataSet, options: Options, inside: str) -> None:
     half = COUNT // 2

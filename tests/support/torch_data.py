@@ -111,6 +111,24 @@ class Told(Objects):
         self.samples = [(key, number % 3) for number, key in enumerate(keys)]
 
 
+class Pieces(Dataset[Any]):
+    """Parts of objects: url, a label, and where it begins; then its length or its end."""
+
+    def __init__(self, samples: list[tuple[str, int, int, int]], options: dict[str, Any], form: str) -> None:
+        self.samples = samples
+        self.options = options
+        self.form = form
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[int, bytes]:
+        url, _, start, stop = self.samples[index]
+        with fsspec.open(url, "rb", **self.options) as file:
+            file.seek(start)
+            return index, bytes(file.read(stop if self.form == "length" else stop - start))
+
+
 def _fs(data: Objects) -> Any:
     return fsspec.filesystem("s3", **data.options)
 

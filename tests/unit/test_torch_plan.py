@@ -35,23 +35,27 @@ class Told(td.Numbers):
 
 # ---- told ---------------------------------------------------------------------------------------
 
-FORMS: list[tuple[str, Any]] = [
-    ("samples", [("a", 0), ("b", 1), ("c", 0)]),
-    ("imgs", [(0, "a"), (1, "b"), (2, "c")]),
-    ("files", ["a", "b", "c"]),
-    ("paths", [Path("a"), Path("b"), Path("c")]),
-    ("urls", ("a", "b", "c")),
-    ("keys", np.array(["a", "b", "c"])),
+ALONE = [("a",), ("b",), ("c",)]
+FORMS: list[tuple[str, Any, list[Any]]] = [
+    ("samples", [("a", 0), ("b", 1), ("c", 0)], [("a", 0), ("b", 1), ("c", 0)]),
+    ("imgs", [(0, "a"), (1, "b"), (2, "c")], [(0, "a"), (1, "b"), (2, "c")]),
+    ("imgs", [("a", 0.5), ("b", None), ("c", {})], [("a", None), ("b", None), ("c", None)]),
+    ("files", ["a", "b", "c"], ALONE),
+    ("paths", [Path("a"), Path("b"), Path("c")], ALONE),
+    ("urls", ("a", "b", "c"), ALONE),
+    ("keys", np.array(["a", "b", "c"]), ALONE),
+    ("samples", [["a", np.int64(7), np.uint8(1)]] * 3, [("a", 7, 1)] * 3),
 ]
 
 
-@pytest.mark.parametrize(("attribute", "value"), FORMS)
-def test_names(attribute: str, value: Any) -> None:
+@pytest.mark.parametrize("number", range(len(FORMS)))
+def test_names(number: int) -> None:
+    attribute, value, parts = FORMS[number]
     told = names_of(Told(**{attribute: value}))
     assert told is not None
     names, where = told
     assert where == attribute
-    assert [names(i) for i in range(3)] == [("a",), ("b",), ("c",)]
+    assert [names(i) for i in range(3)] == parts
 
 
 NOT_NAMES: list[Any] = [None, "abc", b"abc", ["a", "b"], [1, 2, 3], {"a": 1, "b": 2, "c": 3}, iter("abc"), []]
@@ -110,13 +114,54 @@ def test_a_data_set_that_reads_more_than_it_tells(tmp_path: Path) -> None:
     assert reads.each_of([0, 1, 2]) == [both, [whole("s3://x/b")], [whole("s3://x/c")]]
 
 
+def part(url: str, offset: int, length: int) -> Read:
+    return Read(STORE, url, offset, length)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [("a", 0, 900), ("a", 900, 1000), ("b", 50, 5000)],
+        [(900, 0, "a"), (1000, 900, "a"), (5000, 50, "b")],
+        [("a", 0, 900, 1), ("a", 900, 1900, 0), ("b", 50, 5050, 0)],  # begin and end, and a label
+        [("a", 0, 0, 900), ("a", 0, 900, 1000), ("b", 0, 50, 5000)],  # a label first
+    ],
+)
+def test_parts_of_files_are_told(samples: list[Any], tmp_path: Path) -> None:
+    url = "s3://x/data/"
+    reads, _ = reads_of(Told(samples=samples), tmp_path)
+    assert not reads.learn(0, [part(url + "a", 0, 900)]), "a label may be 0, too"
+    assert reads.learn(1, [part(url + "a", 900, 1000 + 512)]), "with what else was in the buffer"
+    assert reads.of([2, 1, 0]) == [
+        part(url + "b", 50, 5000),
+        part(url + "a", 900, 1000),
+        part(url + "a", 0, 900),
+    ]
+    assert not reads.learn(2, [part(url + "b", 50, 5000)])
+    assert "prefetch is exact" in reads.source()
+    reads.learn(0, [part(url + "a", 1, 900)])
+    assert reads.rules == []
+
+
+def test_parts_that_are_not_told(tmp_path: Path) -> None:
+    for read in (part("s3://x/a", 7, 900), part("s3://x/a", 8, 880), part("s3://x/a", 8, 100)):
+        reads, _ = reads_of(Told(files=[("a", 8, 900, 100), ("b", 9, 900, 0), ("c", -9, 900, 0)]), tmp_path)
+        reads.learn(0, [read])
+        assert not reads.rules
+        assert not reads.exact
+        assert reads.of([1]) == []
+    reads, _ = reads_of(Told(files=[("a", 8, 900), ("b", -9, 900), ("c", 9, "d")]), tmp_path)
+    reads.learn(0, [part("s3://x/a", 8, 900)])
+    assert reads.of([0, 1, 2]) == [part("s3://x/a", 8, 900)], "no part of a file"
+
+
 def test_a_data_set_that_lies(tmp_path: Path) -> None:
     for second in ("s3://x/c", "s3://x/other"):
         reads, _ = reads_of(Told(files=["a", "b", "c"]), tmp_path)
         reads.learn(0, [whole("s3://x/a")])
         assert reads.exact
         reads.learn(1, [whole(second)])
-        assert reads.rules == {}
+        assert reads.rules == []
         assert reads.of([0, 1, 2]) == []
         reads.learn(2, [whole("s3://x/c")])
         assert not reads.exact
