@@ -27,6 +27,8 @@ WHOLE_BYTES = 4 << 20
 
 # What one batch reads ahead and holds in memory: beyond this it is only asked for.
 _AHEAD_BYTES = 64 << 20
+# Parts of files are copied once more when they are read: larger ones are only asked for.
+_COPIED_BYTES = 8 << 20
 
 
 class Scope(Ledger):
@@ -175,8 +177,12 @@ class Scope(Ledger):
             self._typical_bytes = max(1.0, batch.nbytes / len(batch))
             self.held.update(((store, url), data) for url, data in zip(whole, batch, strict=False))
         pieces = [extent for extent in missing if extent[2] is not None]
-        if pieces and sum(length or 0 for _, _, length in pieces) <= _AHEAD_BYTES:
+        if len(pieces) < 2:
+            return  # its own read fetches all its blocks at once
+        if sum(length or 0 for _, _, length in pieces) <= _COPIED_BYTES:
             reader.read_batch(pieces)  # they are cached now, or pass through once more
+        else:
+            reader.prefetch(pieces)
 
     def refuse(self, what: str, why: object) -> None:
         """Takes note of a read that is left to the original function."""
