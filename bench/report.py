@@ -125,7 +125,10 @@ def _summary(records: Sequence[Record], report: Path) -> str:
     for name, group in grouped(records, "workload").items():
         ran = [record for record in group if not record["failed"]]
         lines += ["", f"**{name}**: {_about(name)} ({ran[0]['store'] if ran else 'not run'})", ""]
-        lines += short_table(ran) if name == "small-images" else comparison(ran)
+        if name == "small-images" and ran:
+            lines += [*short_table(ran), "", f"![samples a second]({report.parent / name}.png)"]
+        else:
+            lines += comparison(ran)
         lines += ["", f"    {group[0].get('command', '')}"]
     return "\n".join(lines)
 

@@ -24,7 +24,7 @@ _HERE = "bench.contestants"
 _ONE = "one request at a time a worker"
 _NONE = "no cache"
 _ENGINE = "epoch 1: the engine also writes what it fetches, on the same cores"
-_THREADS = "Python code of samples holds the GIL"
+_THREADS = "parts of objects: Python code of samples holds the GIL"
 _SHUFFLE = "shuffles shards and a buffer, not all samples"
 
 CONTESTANTS: dict[str, Entry] = {
