@@ -38,8 +38,10 @@ class Fifo(Mapped):
                 "options": {"access_key": settings["key"], "secret_key": settings["secret"]},
             },
         }
+        size = max(1, settings["cache_size"] >> 20)
         cache = {
-            "size": f"{max(1, settings['cache_size'] >> 20)}M",
+            "size": f"{size}M",
+            "cache_line_size": f"{min(64, size)}M",  # 64M is its own; it takes no cache that is smaller
             "location": settings["cache_dir"],
             "check_source_version": False,
             "eviction_policy": {"policy": self.policy},
