@@ -148,7 +148,10 @@ class Flights:
     def _hedge(self) -> None:
         """Looks for flights that take too long, as long as there are any."""
         while True:
+            slept = time.monotonic()
             time.sleep(_WATCH_SECONDS)
+            if time.monotonic() - slept > 3 * _WATCH_SECONDS:
+                continue  # the machine stood still, and so did all flights: that is not the store's doing
             with self._lock:
                 if not self._flights or self._closed:
                     self._watch = None
@@ -217,7 +220,7 @@ class _Lane:
             return
         now = time.monotonic()
         with self._lock:
-            for flight in self._running:
+            for flight in sorted(self._running, key=lambda flight: flight.started):
                 if not flight.hedged and now - flight.started > slow and self._governor.may_hedge():
                     flight.hedged = True
                     self._urgent.appendleft(flight)

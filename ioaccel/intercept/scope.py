@@ -25,9 +25,9 @@ log = logging.getLogger("ioaccel")
 WHOLE_BYTES = 4 << 20
 
 
-# What one batch reads ahead and holds in memory: beyond this it is only asked for.
+# What one batch reads ahead and holds in memory of whole objects: beyond this they are only asked for.
 _AHEAD_BYTES = 64 << 20
-# Parts of files are copied once more when they are read: larger ones are only asked for.
+# The same of parts, which are not held: they are read once more, from the cache.
 _COPIED_BYTES = 8 << 20
 
 
@@ -177,12 +177,11 @@ class Scope(Ledger):
             self._typical_bytes = max(1.0, batch.nbytes / len(batch))
             self.held.update(((store, url), data) for url, data in zip(whole, batch, strict=False))
         pieces = [extent for extent in missing if extent[2] is not None]
-        if len(pieces) < 2:
-            return  # its own read fetches all its blocks at once
-        if sum(length or 0 for _, _, length in pieces) <= _COPIED_BYTES:
-            reader.read_batch(pieces)  # they are cached now, or pass through once more
-        else:
+        size = sum(length or 0 for _, _, length in pieces)
+        if pieces and size > _COPIED_BYTES:
             reader.prefetch(pieces)
+        elif len(pieces) > 1:  # one alone is as fast without
+            reader.read_batch(pieces)  # they are cached now, or pass through once more
 
     def refuse(self, what: str, why: object) -> None:
         """Takes note of a read that is left to the original function."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from ioaccel.client.file import BUFFER_SIZE
@@ -118,25 +121,22 @@ class Reads:
             return len(self._stores) > known
         if not reads or self._told is None or self.rules == []:
             return False
+        first = self.rules is None
         try:
             parts = self._told(index)
-            first = self.rules is None
             if self.rules is None:
-                if _is_doubtful(parts, reads):
-                    return False
                 self.rules = _rules(parts, reads)
+            if self.rules is None:
+                return False  # another sample tells more
             said = _said(self.rules, parts)
         except Exception:  # noqa: BLE001  # a guess of ours about a stranger's class
-            self.rules = []
-            said = []
-            first = False
-        if all(any(_is(read, each) for each in said) for read in reads):
-            if self.exact is None:
-                self.exact = True
-        else:
-            self.exact = False
-        if not all(any(_is(read, each) for read in reads) for each in said):
+            self.rules, said = [], []
+        if not _all_of(said, reads, _overlap):
             self.exact, self.rules = False, []
+        elif not _all_of(reads, said, _inside):
+            self.exact = False
+        elif self.exact is None:
+            self.exact = True
         return first and bool(self.rules)
 
     def record(self, records: Iterable[tuple[int, Sequence[Read]]]) -> None:
@@ -173,22 +173,41 @@ def _said(rules: Iterable[Rule], parts: Parts) -> list[Read]:
     return [read for rule in rules if (read := rule.read(parts)) is not None]
 
 
-def _is(read: Read, said: Read) -> bool:
-    """Whether that is what was said: a file that is read in part may fill its buffer beyond it."""
-    if read == said:
+def _all_of(some: Sequence[Read], others: Sequence[Read], are: Callable[[Read, Read], bool]) -> bool:
+    """Whether each of some stands so to one of the others, of the same object."""
+    if list(some) == list(others):
         return True
-    if read.length is None or said.length is None or read[:3] != said[:3]:
-        return False
-    return said.length <= read.length < said.length + BUFFER_SIZE
+    objects: defaultdict[tuple[str, str], list[Read]] = defaultdict(list)
+    for other in others:
+        objects[other.store, other.url].append(other)
+    return all(any(are(one, other) for other in objects[one.store, one.url]) for one in some)
 
 
-def _is_doubtful(parts: Parts, reads: Iterable[Read]) -> bool:
-    """Whether another sample tells more: any number that is 0 could be the place where this one begins."""
-    return 0 in parts and any(read.offset == 0 and read.length is not None for read in reads)
+def _end(read: Read) -> float:
+    return math.inf if read.length is None else read.offset + read.length
 
 
-def _rules(parts: Parts, reads: Iterable[Read]) -> list[Rule]:
-    """How this entry says what was read."""
+def _overlap(said: Read, read: Read) -> bool:
+    """Whether what was said was read: of a part, any of it, as a buffer may have held some already."""
+    if said.length is None:
+        return read == said
+    return said.offset < _end(read) and read.offset < _end(said)
+
+
+def _inside(read: Read, said: Read) -> bool:
+    """Whether only that was read; a file that is read in part fills its buffer beyond it."""
+    if said.length is None:
+        return read == said
+    return said.offset <= read.offset and _end(read) < _end(said) + BUFFER_SIZE
+
+
+def _fills(read: Read, said: Read) -> bool:
+    """Whether what was said was read, and no more than a buffer beyond it."""
+    return _end(said) <= _end(read) < _end(said) + BUFFER_SIZE
+
+
+def _rules(parts: Parts, reads: Sequence[Read]) -> list[Rule] | None:
+    """How this entry says what was read; None if it could be in more than one way."""
     rules = []
     for at, name in enumerate(parts):
         if not name or not isinstance(name, str):
@@ -200,26 +219,29 @@ def _rules(parts: Parts, reads: Iterable[Read]) -> list[Rule]:
                 rule = Rule(read.store, "file://", absolute=True, name=at)
             else:
                 continue
-            if (part := rule if read.length is None else _part_of(rule, parts, read)) is not None:
-                rules.append(part)
-                break
+            ways = [rule] if read.length is None else _ways_to_say(rule, parts, read)
+            if len({(way.read(parts), way.start) for way in ways}) > 1:
+                return None
+            if ways and read.length is not None and read.offset == 0:
+                return None  # there, a length is an end, and any 0 an offset
+            rules += ways[:1]
+            break
     return rules
 
 
-def _part_of(rule: Rule, parts: Parts, read: Read) -> Rule | None:
-    """The same rule, with the positions of what says which part is read."""
-    for start, offset in enumerate(parts):
-        if offset != read.offset:
+def _ways_to_say(rule: Rule, parts: Parts, read: Read) -> list[Rule]:
+    """The same rule, with the positions of what may say which part was read: to the byte, if any does."""
+    exact, near = [], []
+    for start, stop, ends in product(range(len(parts)), range(len(parts)), (False, True)):
+        if start == stop or parts[start] != read.offset:
             continue
-        for stop in range(len(parts)):
-            for ends in (False, True):
-                told = replace(rule, start=start, stop=stop, ends=ends)
-                said = told.read(parts)
-                if said is None or stop == start or (said.length or 0) < _SHORTEST_PART:
-                    continue
-                if _is(read, said):
-                    return told
-    return None
+        way = replace(rule, start=start, stop=stop, ends=ends)
+        said = way.read(parts)
+        if said == read:
+            exact.append(way)
+        elif said is not None and (said.length or 0) >= _SHORTEST_PART and _fills(read, said):
+            near.append(way)
+    return exact or near
 
 
 # Data sets that stand in each other: a subset of a concatenation of subsets ...

@@ -79,5 +79,5 @@ def _part(value: Any) -> str | int | None:
         return os.fsdecode(value)
     try:
         return operator.index(value)
-    except TypeError:
+    except Exception:  # noqa: BLE001  # a label of any kind, such as a tensor on a GPU
         return None

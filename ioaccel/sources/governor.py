@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 # Hedging (Dean and Barroso, "The Tail at Scale", 2013): a request that has taken three times what
 # 95% of the last ones took is asked once more, on at most 0.5% of all requests, so that a store that
-# is slow as a whole is not asked for more, and what is fetched stays within 1% of what is needed.
+# is slow as a whole is not asked for more, and what objects of like size take stays within 1% of what it was.
 _HEDGE_QUANTILE, _HEDGE_FACTOR, _HEDGE_SHARE = 0.95, 3.0, 0.005
 _HEDGE_SAMPLES = 256
 _HEDGE_FLOOR = 0.2  # seconds; below, prefetch hides it, and a busy machine is as slow without any store

@@ -15,6 +15,7 @@ from support import wait_for
 from torch.utils.data import ConcatDataset, Subset
 
 from ioaccel.intercept.reads import Read
+from ioaccel.plan import reads as plan_reads
 from ioaccel.plan.ahead import Ahead
 from ioaccel.plan.reads import Reads, fingerprint
 from ioaccel.plan.told import names_of
@@ -130,21 +131,57 @@ def part(url: str, offset: int, length: int) -> Read:
 def test_parts_of_files_are_told(samples: list[Any], tmp_path: Path) -> None:
     url = "s3://x/data/"
     reads, _ = reads_of(Told(samples=samples), tmp_path)
-    assert not reads.learn(0, [part(url + "a", 0, 900)]), "a label may be 0, too"
-    assert reads.learn(1, [part(url + "a", 900, 1000 + 512)]), "with what else was in the buffer"
+    assert not reads.learn(0, [part(url + "a", 0, 900)]), "at 0, a length is an end, and a label may be 0"
+    assert reads.learn(1, [part(url + "a", 900, 1000)])
     assert reads.of([2, 1, 0]) == [
         part(url + "b", 50, 5000),
         part(url + "a", 900, 1000),
         part(url + "a", 0, 900),
     ]
-    assert not reads.learn(2, [part(url + "b", 50, 5000)])
-    assert "prefetch is exact" in reads.source()
-    reads.learn(0, [part(url + "a", 1, 900)])
+    assert not reads.learn(2, [part(url + "b", 50, 5000 + 512)]), "with what else was in the buffer"
+    assert reads.exact
+    # What is small is read whole, a header may come before a part, and another part be in the buffer already.
+    for read in (whole(url + "b"), part(url + "b", 0, 5050), part(url + "b", 1000, 5000)):
+        reads.learn(2, [read])
+        assert reads.of([1]) == [part(url + "a", 900, 1000)]
+    reads.learn(2, [part(url + "b", 6000, 5000)])
     assert reads.rules == []
 
 
+def test_numbers_that_may_mean_two_things(tmp_path: Path) -> None:
+    told = [("a", 1000, 2000), ("a", 100_000, 101_000), ("b", 50_000, 51_000)]
+    reads, _ = reads_of(Told(samples=told), tmp_path)
+    assert not reads.learn(0, [part("s3://x/a", 1000, 32_768)]), "an end, or a length"
+    assert reads.learn(1, [part("s3://x/a", 100_000, 32_768)])
+    assert reads.of([2]) == [part("s3://x/b", 50_000, 1000)]
+    pixels = [("a", 50_000_000, 640, 480, 20_000)] * 3
+    reads, _ = reads_of(Told(samples=pixels), tmp_path)
+    assert not reads.learn(0, [part("s3://x/a", 50_000_000, 32_768)])
+    assert reads.exact is None, "it is recorded"
+    assert reads.learn(1, [part("s3://x/a", 50_000_000, 20_000)])
+
+
+def test_a_part_of_a_file_that_was_to_be_read_whole(tmp_path: Path) -> None:
+    reads, _ = reads_of(Told(files=["a", "b", "c"]), tmp_path)
+    assert reads.learn(0, [whole("s3://x/a")])
+    reads.learn(1, [part("s3://x/b", 0, 100)])
+    assert reads.rules == [], "or all of each file would be fetched"
+
+
+def test_a_sample_of_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{n:03d}" for n in range(300)]
+    reads, _ = reads_of(Told(samples=[tuple(names)] * 3), tmp_path)
+    each = [whole(f"s3://x/{name}") for name in names]
+    reads.learn(0, each)
+    compared = []
+    monkeypatch.setattr(plan_reads, "_overlap", lambda one, other: compared.append(one) or one == other)
+    reads.learn(1, each[::-1])
+    assert reads.exact
+    assert len(compared) == 300, "not each with each"
+
+
 def test_parts_that_are_not_told(tmp_path: Path) -> None:
-    for read in (part("s3://x/a", 7, 900), part("s3://x/a", 8, 880), part("s3://x/a", 8, 100)):
+    for read in (part("s3://x/a", 7, 900), part("s3://x/a", 8, 880), part("s3://x/a", 8, 90)):
         reads, _ = reads_of(Told(files=[("a", 8, 900, 100), ("b", 9, 900, 0), ("c", -9, 900, 0)]), tmp_path)
         reads.learn(0, [read])
         assert not reads.rules
