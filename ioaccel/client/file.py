@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from aiofiles.threadpool.binary import AsyncBufferedReader
 
+from ioaccel._core._client import BLOCK_SIZE
 from ioaccel.client.reader import Reader
 
 # Read ahead for those who read in small steps (tarfile headers, readline): a step costs 2 us from the
@@ -27,6 +28,8 @@ class ObjectFile(io.RawIOBase):
         self._size = size
         self._version = version
         self._position = 0
+        self._missed = -1  # where the last read ended that was not cached
+        self._rest = memoryview(b"")  # what was fetched beyond it, and not kept by the cache
         self.name = url
         self.mode = "rb"
 
@@ -47,11 +50,25 @@ class ObjectFile(io.RawIOBase):
         view = view[: max(0, self._size - self._position)]
         if not view:
             return 0
-        if not self._reader.hit_into(self._url, self._position, view, self._version):
-            extent = (self._url, self._position, len(view))
-            view[:] = self._reader.read_version(extent, self._version)[0]
+        if self._rest and self._position == self._missed:
+            view = view[: len(self._rest)]
+            view[:] = self._rest[: len(view)]
+            self._missed, self._rest = self._missed + len(view), self._rest[len(view) :]
+        elif not self._reader.hit_into(self._url, self._position, view, self._version):
+            self._miss(view)
         self._position += len(view)
         return len(view)
+
+    def _miss(self, view: memoryview) -> None:
+        """Fills ``view`` from the store. If the step before it was missing, too, and was not kept, the rest
+        of the block comes along: without it, a block would be fetched for each small step through it."""
+        start, stop = self._position, self._position + len(view)
+        end = stop
+        if start == self._missed:
+            end = max(stop, min(self._size, (start // BLOCK_SIZE + 1) * BLOCK_SIZE))
+        data = self._reader.read_version((self._url, start, end - start), self._version)[0]
+        view[:] = data[: len(view)]
+        self._missed, self._rest = stop, data[len(view) :]
 
     def readall(self) -> bytes:
         """The rest of the object, in one read."""

@@ -61,3 +61,18 @@ def test_a_batch_of_large_and_small_that_passes_through(full: Cache, data: DataS
     want = [content[: 72 * MB], *map(data.data, large[:5]), content[7:16], content[220 * MB :]]
     for view, content in zip(full.read_many(extents), want, strict=True):
         assert bytes(view) == content
+
+
+def test_small_steps_through_an_object_that_passes_through(full: Cache, data: DataSet) -> None:
+    content = memoryview(data.data(data.url("huge")))
+    with full.open(data.url("huge")) as file:
+        file.read(1)  # the cache knows that it is full
+        file.seek(0)
+        before = full.status()["store_bytes"]
+        steps = [file.read(10_007) for _ in range(2000)]
+        assert b"".join(steps) == content[: 2000 * 10_007]
+        fetched = full.status()["store_bytes"] - before
+        assert fetched <= 2000 * 10_007 + 3 * 4 * MIB, "a block for each step"
+        for start in (150 * MB, 3, 2 * MIB + 1, 3 * MIB, 300 * MB - 5):
+            assert file.seek(start) == start
+            assert file.read(50_000) == content[start : start + 50_000]
