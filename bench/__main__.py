@@ -72,9 +72,10 @@ def _plan(options: argparse.Namespace) -> int | str:
     if missing := _missing_store():
         return missing
     figures = plan.run(options.dir)
+    code = _written(figures, options)
     for path in scale.show(scale.extrapolate(**figures["node"]), RESULTS):
         print(f"{path}: drawn")
-    return _written(figures, options)
+    return code
 
 
 def _missing_store() -> str:

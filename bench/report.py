@@ -80,7 +80,9 @@ with their CRC32 in an epoch of its own, which is not timed: a wrong byte is a f
 are of all processes, engines and mounts included; requests and bytes are counted at the store. Contestants
 with one request at a time a worker read only `n` samples, the same for all of them and chosen at random from
 the whole data set, so that an epoch of theirs ends: what an epoch costs once (its first batch, the pause
-before it) weighs more in their rates. Mosaic Streaming imports torchvision, which is a stand-in here without
+before it) weighs more in their rates, and a cache that fetches large pieces of files uses little of them.
+Accelerators kept are at least so many: as many as the last epoch's rate promises are tried, fewer, and
+one. Mosaic Streaming imports torchvision, which is a stand-in here without
 any function that is measured. `local` is no peer: plain files on the disk, what a plain loader can reach.
 `{BEYOND}` is whoever's cache, with all that its files hold, takes more of the disk than it was given, by more
 than {BEYOND_SHARE:.0%}."""

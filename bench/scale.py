@@ -1,7 +1,7 @@
 """From the node that was measured to 1,000 of them: how busy accelerators are, with the cache and without.
 
-The job is shaped like MLPerf Storage's resnet50 on H100s; the node and the store are those of a cloud, as
-their owners describe them. Only what one engine and one worker do is measured, on the machine of this run.
+The job is shaped like MLPerf Storage's resnet50 on H100s; node and store are assumed, of a kind that clouds
+rent out. Only what one engine and one worker do is measured, on the machine of this run.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from bench.records import BEYOND, Record, beyond
 
 CEILING = "local"  # no peer: what a plain loader can reach
 # A client in each worker of a plain loader: what people have before they look for something better.
-DIRECT = {name for name, entry in CONTESTANTS.items() if entry.slow and not entry.cached}
+ONE_AT_A_TIME = {name for name, entry in CONTESTANTS.items() if entry.slow and not entry.cached}
 
 
 def table(records: Sequence[Record]) -> list[str]:
@@ -98,14 +98,24 @@ def _compared(records: Sequence[Record], where: str) -> list[str]:
         peers = [record for record in some if not record["ours"] and record["contestant"] != CEILING]
         plain = [record for record in peers if not record["converts"]]
         if ours and peers:
-            lines.append(_against(where, epoch, "the best peer", _best(ours), _best(peers)))
+            lines.append(_against(where, epoch, _the_best_of(peers, "peers"), _best(ours), _best(peers)))
         if ours and plain and _best(plain) is not _best(peers):
             lines.append(
-                _against(where, epoch, "the best peer that converts nothing", _best(ours), _best(plain))
+                _against(
+                    where, epoch, _the_best_of(plain, "peers that convert nothing"), _best(ours), _best(plain)
+                )
             )
-        direct = [record for record in plain if record["contestant"] in DIRECT]
+        direct = [record for record in plain if record["contestant"] in ONE_AT_A_TIME]
         if ours and direct and _best(direct) is not _best(plain):
-            lines.append(_against(where, epoch, "the best of direct reading", _best(ours), _best(direct)))
+            lines.append(
+                _against(
+                    where,
+                    epoch,
+                    "the best client with one request at a time a worker",
+                    _best(ours),
+                    _best(direct),
+                )
+            )
     return lines
 
 
@@ -117,6 +127,11 @@ def _against(where: str, epoch: int, what: str, ours: Record, peer: Record) -> s
     parts = ours["reason"].split("; ")
     why = "; ".join(part for part in parts if epoch == 1 or not part.startswith("epoch 1"))
     return line if times >= 1 else f"{line}: it loses; {why}"
+
+
+def _the_best_of(records: Sequence[Record], what: str) -> str:
+    count = len({record["contestant"] for record in records})
+    return f"the best of {count} {what}" if count > 1 else f"the only one of {what}"
 
 
 def _best(records: Sequence[Record]) -> Record:

@@ -90,7 +90,10 @@ CONTESTANTS: dict[str, Entry] = {
         why=f"{_ENGINE}; samples go from workers to the job",
     ),
     "ioaccel-loader": Entry(
-        f"{_HERE}.ours:Native", "Loader over an ObjectDataset", ours=True, why=f"{_ENGINE}; {_THREADS}"
+        f"{_HERE}.ours:Native",
+        "Loader over an ObjectDataset, or over parts of files",
+        ours=True,
+        why=f"{_ENGINE}; {_THREADS}",
     ),
     "ioaccel-fsspec": Entry(
         f"{_HERE}.ours:Fsspec",

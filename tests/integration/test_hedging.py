@@ -8,7 +8,7 @@ import time
 import ioaccel
 from ioaccel.testing.countproxy import CountingProxy, Fault
 
-OBJECTS = 600  # more than the governor's samples
+OBJECTS = 1500  # many more than the governor's samples
 SLOW_SECONDS = 8.0
 
 
@@ -18,7 +18,7 @@ def test_a_slow_request_does_not_hold_up_the_batch(s3, bucket, tmp_path):
     gets = itertools.count()
 
     def hook(request):
-        if request.method == "GET" and next(gets) == 450:
+        if request.method == "GET" and next(gets) == 1200:
             return Fault(delay=SLOW_SECONDS)
         return None
 

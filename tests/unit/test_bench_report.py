@@ -38,11 +38,21 @@ def test_ioaccel_is_compared_with_the_best_of_each_kind() -> None:
         ]
     )
     assert len(lines) == 6
-    assert lines[0].startswith("* epoch 1: `ioaccel` is 0.25 times the best peer, `litdata`: it loses; ")
-    assert lines[1] == "* epoch 1: `ioaccel` is 2 times the best peer that converts nothing, `litdata-raw`"
-    assert lines[2] == "* epoch 1: `ioaccel` is 10 times the best of direct reading, `boto3`"
-    assert lines[3].startswith("* epoch 2: `ioaccel` is 0.5 times the best peer, `litdata`: it loses; ")
-    assert lines[5] == "* epoch 2: `ioaccel` is 20 times the best of direct reading, `boto3`"
+    assert lines[0].startswith(
+        "* epoch 1: `ioaccel` is 0.25 times the best of 4 peers, `litdata`: it loses; "
+    )
+    assert (
+        lines[1] == "* epoch 1: `ioaccel` is 2 times the best of 3 peers that convert nothing, `litdata-raw`"
+    )
+    assert (
+        lines[2]
+        == "* epoch 1: `ioaccel` is 10 times the best client with one request at a time a worker, `boto3`"
+    )
+    assert lines[3].startswith("* epoch 2: `ioaccel` is 0.5 times the best of 4 peers, `litdata`: it loses; ")
+    assert (
+        lines[5]
+        == "* epoch 2: `ioaccel` is 20 times the best client with one request at a time a worker, `boto3`"
+    )
 
 
 def test_a_node_is_extrapolated_to_a_thousand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
