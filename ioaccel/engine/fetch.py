@@ -279,7 +279,8 @@ class Fetcher:
                 version = item.known.version
             likely = self._likely(item, number)
             works[target.governor].setdefault(
-                block_of(target.base, number), partial(self._fetch, target, number, version, likely, terms)
+                block_of(target.base, number),
+                partial(self._fetch, target, number, version, likely, terms, []),
             )
         flights: dict[bytes, Flight] = {}
         for governor, work in works.items():
@@ -290,15 +291,27 @@ class Fetcher:
         return [(item, number, flights[block_of(item.target.base, number)]) for item, number in lacking]
 
     def _fetch(
-        self, target: Target, number: int, version: str | None, likely: int, terms: Terms
+        self,
+        target: Target,
+        number: int,
+        version: str | None,
+        likely: int,
+        terms: Terms,
+        set_aside: list[Expected],
     ) -> Landed | Landing | None:
-        """Fetches one block, which is then to be stored; None if it is not to be, for want of room."""
+        """Fetches one block, which is then to be stored; None if it is not to be, for want of room.
+
+        ``set_aside`` is the flight's: of two runs of a flight, the first has room set aside for both.
+        """
         landed = self._landed_meanwhile(target, number, version, terms.oldest_ms)
         if landed is not None:
             return landed
-        expected = self._space.expect(likely) if terms.keep else None
-        if terms.keep and expected is None:
-            return None
+        expected = None
+        if terms.keep and not set_aside:
+            expected = self._space.expect(likely)
+            if expected is None:
+                return None
+            set_aside.append(expected)
         start = number * BLOCK_SIZE
         asked_ms = now_ms()
         try:

@@ -135,6 +135,8 @@ def test_a_prefetch_takes_the_place_of_what_nobody_reads(
     other = DataSet.fill(s3, bucket, [SIZE] * COUNT)
     with connect(proxy, s3, tmp_path, COUNT * SIZE) as cache:
         assert cache.prefetch(other.urls, wait=True) == (COUNT, 0, [])
+    # What takes long is asked for twice, and set aside room for once.
+    proxy.hook = Watch(slow="77", slow_seconds=0.5)
     with connect(proxy, s3, tmp_path, COUNT * SIZE) as cache:
         send(cache, data.urls, 16)
         wait_for(lambda: sum(cache.resident(data.urls)) == COUNT * SIZE)
