@@ -95,7 +95,8 @@ def _section(name: str, records: list[Record], picture: Path | None) -> str:
         some = ran[0]
         noise = f"; **noisy: equal work varied by {some['noise']:.0%}**" if some.get("noisy") else ""
         lines.append(f"Store: {some['store']}. Page cache: {some['page_cache']}.")
-        lines.append(f"{max(record['repeats'] for record in ran)} repeats, {some['jobs']} job(s), {_when(some)}{noise}.")
+        repeats = max(record["repeats"] for record in ran)
+        lines.append(f"{repeats} repeats, {some['jobs']} job(s), {_when(some)}{noise}.")
     lines += ["", *table(records)]
     lines += ["", *_failures(records), *comparison(ran)]
     if picture:
