@@ -1,9 +1,9 @@
 """Prefetches in the background: a window over all that was asked for, in the order it was asked for.
 
-A loader asks batch by batch, dozens of batches ahead. Messages are cut into waves, and as many waves
-are on their way at once as there are threads here: when one has landed the next one leaves, so the
-store always has enough to do and nothing waits for the slowest of a message. Sessions take turns. The
-queue of a session that has left is dropped.
+A loader asks batch by batch, dozens of batches ahead. Messages are cut into waves, or put together where
+they are small, and as many waves are on their way at once as there are threads here: when one has landed the
+next one leaves, so the store always has enough to do and nothing waits for the slowest of a message.
+Sessions take turns. The queue of a session that has left is dropped.
 """
 
 from __future__ import annotations
@@ -60,12 +60,13 @@ class Prefetches:
 
     def _work(self) -> None:
         while (wave := self._next()) is not None:
-            rest, extents = wave
-            if not self._settle(rest.request, extents):
-                rest.end()  # full: what came now would be fetched again when it is read
+            rests, extents = wave
+            if not self._settle(rests[0].request, extents):
+                for rest in rests:
+                    rest.end()  # full: what came now would be fetched again when it is read
 
-    def _next(self) -> tuple[_Rest, list[wire.Extent]] | None:
-        """The next wave, once there is one; None at the end."""
+    def _next(self) -> tuple[list[_Rest], list[wire.Extent]] | None:
+        """The next wave, and the messages it is of, once there is one; None at the end."""
         with self._lock:
             while not self._closed:
                 live = self._live()
@@ -77,17 +78,20 @@ class Prefetches:
                     self._idle -= 1
                     continue
                 session, queue = next(iter(self._queues.items()))
-                rest = queue[0]
-                extents = rest.take()
-                if rest.empty:
-                    queue.popleft()
+                rests: list[_Rest] = []
+                extents: list[wire.Extent] = []
+                while queue and len(extents) < WAVE and (not rests or rests[0].goes_with(queue[0])):
+                    rests.append(queue[0])
+                    extents += queue[0].take(WAVE - len(extents))
+                    if queue[0].empty:
+                        queue.popleft()
                 self._queues.move_to_end(session)
                 if not queue:
                     del self._queues[session]
                 if self._queues:
                     self._call_thread()  # a message of many waves called one thread
                 if extents:
-                    return rest, extents
+                    return rests, extents
             return None
 
 
@@ -104,10 +108,15 @@ class _Rest:
     def empty(self) -> bool:
         return self._at >= len(self.request.extents)
 
-    def take(self) -> list[wire.Extent]:
-        """The next wave of it."""
-        extents = self.request.extents[self._at : self._at + WAVE]
-        self._at += WAVE
+    def goes_with(self, other: _Rest) -> bool:
+        """Whether the extents of both may be one wave: they are asked for in the same way."""
+        one, two = self.request, other.request
+        return (one.sources, one.oldest_ms, one.timeout) == (two.sources, two.oldest_ms, two.timeout)
+
+    def take(self, count: int) -> list[wire.Extent]:
+        """So many of those that are left."""
+        extents = self.request.extents[self._at : self._at + count]
+        self._at += count
         return extents
 
     def end(self) -> None:

@@ -70,9 +70,10 @@ def send(cache: Cache, urls: list[str], batch: int) -> None:
         cache.prefetch(urls[start : start + batch])
 
 
-def test_small_messages_fill_the_store(cache: Cache, data: DataSet, proxy: CountingProxy) -> None:
+@pytest.mark.parametrize("batch", [8, 1])
+def test_small_messages_fill_the_store(cache: Cache, data: DataSet, proxy: CountingProxy, batch: int) -> None:
     proxy.hook = watch = Watch(delay=0.1)
-    send(cache, data.urls[:400], 8)
+    send(cache, data.urls[:400], batch)
     wait_for(lambda: cache.status()["cached_bytes"] == 400 * SIZE)
     assert watch.at_once >= 48  # a governor begins with 64
 
