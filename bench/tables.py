@@ -92,46 +92,70 @@ def comparison(records: Sequence[Record]) -> list[str]:
 def _compared(records: Sequence[Record], where: str) -> list[str]:
     lines = []
     for epoch in sorted({record["epoch"] for record in records}):
-        # Without a cache every epoch is like the first.
-        some = [record for record in records if record["epoch"] == epoch or not record["cached"]]
-        ours = [record for record in some if record["ours"]]
-        peers = [record for record in some if not record["ours"] and record["contestant"] != CEILING]
-        plain = [record for record in peers if not record["converts"]]
-        if ours and peers:
-            lines.append(_against(where, epoch, _the_best_of(peers, "peers"), _best(ours), _best(peers)))
-        if ours and plain and _best(plain) is not _best(peers):
-            lines.append(
-                _against(
-                    where, epoch, _the_best_of(plain, "peers that convert nothing"), _best(ours), _best(plain)
-                )
-            )
-        direct = [record for record in plain if record["contestant"] in ONE_AT_A_TIME]
-        if ours and direct and _best(direct) is not _best(plain):
-            lines.append(
-                _against(
-                    where,
-                    epoch,
-                    "the best client with one request at a time a worker",
-                    _best(ours),
-                    _best(direct),
-                )
-            )
+        ours, kinds = rivals(records, epoch)
+        said: list[Record] = []
+        for what, some in kinds.items() if ours else ():
+            if some and not any(_best(some) is one for one in said):
+                said.append(_best(some))
+                count = len({record["contestant"] for record in some})
+                who = f"the best of {count} {what}" if count > 1 else f"the only one of {what}"
+                lines.append(_against(where, epoch, who, _best(ours), _best(some)))
     return lines
 
 
+def rivals(records: Sequence[Record], epoch: int) -> tuple[list[Record], dict[str, list[Record]]]:
+    """Ioaccel's records of an epoch, and those of all peers, and of narrower kinds of them."""
+    # Without a cache every epoch is like the first.
+    some = [record for record in records if record["epoch"] == epoch or not record["cached"]]
+    peers = [record for record in some if not record["ours"] and record["contestant"] != CEILING]
+    plain = [record for record in peers if not record["converts"]]
+    return [record for record in some if record["ours"]], {
+        "peers": peers,
+        "peers that convert nothing": plain,
+        "caches that convert nothing": [record for record in plain if record["cached"]],
+        "clients with one request at a time a worker": [
+            record for record in plain if record["contestant"] in ONE_AT_A_TIME
+        ],
+    }
+
+
+def times(ours: Record, peer: Record) -> str:
+    """How many times as fast ours is."""
+    ratio = ours["samples_per_s"] / peer["samples_per_s"]
+    return f"{ratio:.2g}" if ratio < 100 else f"{ratio:,.0f}"
+
+
 def _against(where: str, epoch: int, what: str, ours: Record, peer: Record) -> str:
-    times = ours["samples_per_s"] / peer["samples_per_s"]
     line = (
-        f"* {where}epoch {epoch}: `{ours['contestant']}` is {times:.2g} times {what}, `{peer['contestant']}`"
+        f"* {where}epoch {epoch}: `{ours['contestant']}` is {times(ours, peer)} times {what}, "
+        f"`{peer['contestant']}`"
     )
-    parts = ours["reason"].split("; ")
-    why = "; ".join(part for part in parts if epoch == 1 or not part.startswith("epoch 1"))
-    return line if times >= 1 else f"{line}: it loses; {why}"
+    if ours["samples_per_s"] >= peer["samples_per_s"]:
+        return line
+    reasons = CONTESTANTS[ours["contestant"]].why.split("; ")
+    return f"{line}: it loses; {'; '.join(r for r in reasons if (epoch == 1) == r.startswith('epoch 1'))}"
 
 
-def _the_best_of(records: Sequence[Record], what: str) -> str:
-    count = len({record["contestant"] for record in records})
-    return f"the best of {count} {what}" if count > 1 else f"the only one of {what}"
+def overview(groups: dict[str, list[Record]]) -> list[str]:
+    """A row a workload: the best of ioaccel's rows in the first and the last epoch, of the best peer's."""
+    lines = [_line(["workload", "epoch 1, times the best peer", "last epoch, times the best peer"])]
+    lines.append(_line(["---"] * 3))
+    for name, records in groups.items():
+        ratios = sorted({record["cache_ratio"] for record in records if record["cache_ratio"] is not None})
+        for ratio in ratios if len(ratios) > 1 else [None]:
+            some = [r for r in records if ratio is None or r["cache_ratio"] in (ratio, None)]
+            cells = [name if ratio is None else f"{name}, {ratio:.0%}"]
+            for epoch in (1, max(record["epoch"] for record in some)):
+                ours, kinds = rivals(some, epoch)
+                peers = kinds["peers"]
+                cells.append(_cell(_best(ours), _best(peers)) if ours and peers else "")
+            lines.append(_line(cells))
+    return lines
+
+
+def _cell(ours: Record, peer: Record) -> str:
+    text = f"{times(ours, peer)} `{peer['contestant']}`{', which converts' if peer['converts'] else ''}"
+    return text if ours["samples_per_s"] >= peer["samples_per_s"] else f"*{text}*"
 
 
 def _best(records: Sequence[Record]) -> Record:
@@ -158,10 +182,9 @@ def _line(cells: Sequence[str]) -> str:
 
 def short_table(records: Sequence[Record]) -> list[str]:
     rows = sorted(_rows(records).values(), key=lambda row: -row[-1]["samples_per_s"])
-    lines = [
-        _line(["contestant", "converts", "epoch 1", "last epoch", "CPU s/GB", "peak MB", "store bytes, last"])
-    ]
-    lines.append(_line(["---"] * 7))
+    head = ["contestant", "converts", "epoch 1", "last epoch", "samples", "CPU s/GB", "peak MB"]
+    head += ["store bytes, last"]
+    lines = [_line(head), _line(["---"] * len(head))]
     for row in rows:
         first, last = row[0], row[-1]
         cpu = statistics.median(record["cpu_s_per_gb"] for record in row)
@@ -169,7 +192,8 @@ def short_table(records: Sequence[Record]) -> list[str]:
             f"{first['contestant']} {first['version']}",
             f"{first['conversion_s']:.0f} s" if first["converts"] else "",
         ]
-        cells += [_short(first["samples_per_s"]), _short(last["samples_per_s"]), f"{cpu:.1f}"]
+        cells += [_short(first["samples_per_s"]), _short(last["samples_per_s"])]
+        cells += [f"{first['samples']:,.0f}", f"{cpu:.1f}"]
         cells += [
             f"{max(record['peak_pss_mb'] for record in row):,.0f}",
             f"{last['store_bytes'] / 1e6:,.0f} MB",

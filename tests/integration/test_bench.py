@@ -223,7 +223,8 @@ def test_the_report_is_written_from_records(records: list[Record], tmp_path: Pat
     assert told.startswith("before\n")
     assert told.endswith("after\n")
     assert "outdated" not in told
-    assert "**tiny**" in told
+    assert "| tiny | " in told
+    assert "    python -m bench run WORKLOAD" in told
 
 
 def test_a_cache_beyond_its_limit_is_named(records: list[Record], tmp_path: Path) -> None:

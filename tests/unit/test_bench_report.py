@@ -9,7 +9,7 @@ import pytest
 
 from bench import scale
 from bench.contestants import CONTESTANTS
-from bench.tables import comparison
+from bench.tables import comparison, overview
 
 
 def record(contestant: str, epoch: int, rate: float) -> dict[str, Any]:
@@ -37,22 +37,27 @@ def test_ioaccel_is_compared_with_the_best_of_each_kind() -> None:
             record("local", 1, 9999.0),
         ]
     )
+    slow = "clients with one request at a time a worker, `boto3`"
     assert len(lines) == 6
     assert lines[0].startswith(
-        "* epoch 1: `ioaccel` is 0.25 times the best of 4 peers, `litdata`: it loses; "
+        "* epoch 1: `ioaccel` is 0.25 times the best of 4 peers, `litdata`: it loses; epoch 1"
     )
     assert (
         lines[1] == "* epoch 1: `ioaccel` is 2 times the best of 3 peers that convert nothing, `litdata-raw`"
     )
-    assert (
-        lines[2]
-        == "* epoch 1: `ioaccel` is 10 times the best client with one request at a time a worker, `boto3`"
-    )
+    assert lines[2] == f"* epoch 1: `ioaccel` is 10 times the best of 2 {slow}"
     assert lines[3].startswith("* epoch 2: `ioaccel` is 0.5 times the best of 4 peers, `litdata`: it loses; ")
-    assert (
-        lines[5]
-        == "* epoch 2: `ioaccel` is 20 times the best client with one request at a time a worker, `boto3`"
-    )
+    assert "epoch 1" not in lines[3]
+    assert lines[5] == f"* epoch 2: `ioaccel` is 20 times the best of 2 {slow}"
+
+
+def test_an_overview_says_who_is_ahead_of_whom() -> None:
+    ahead = [record("ioaccel", 1, 10.0), record("ioaccel", 2, 500.0), record("boto3", 1, 2.0)]
+    behind = [record("ioaccel", 1, 10.0), record("webdataset", 1, 20.0), record("webdataset", 2, 30.0)]
+    assert overview({"one": ahead, "two": behind})[2:] == [
+        "| one | 5 `boto3` | 250 `boto3` |",
+        "| two | *0.5 `webdataset`, which converts* |  |",
+    ]
 
 
 def test_a_node_is_extrapolated_to_a_thousand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
