@@ -30,12 +30,13 @@ _MOSTLY_DEAD = 0.5
 
 
 class Expected:
-    """Room that is set aside for a block until it comes."""
+    """Room that is set aside for a block until it comes; 0 bytes if nobody knows yet how large blocks are."""
 
-    __slots__ = ("length",)
+    __slots__ = ("length", "pending")
 
     def __init__(self, length: int) -> None:
         self.length = length
+        self.pending = True
 
 
 class Space:
@@ -54,6 +55,7 @@ class Space:
         self._sequence = 0
         self._segment_sequence = 0
         self._expected = 0  # payload bytes that prefetches are about to bring
+        self._unmeasured = 0  # blocks that they are about to bring, of a size that nobody knew
         # Until when, among which sessions, and for how many bytes or more there is no room.
         self._hopeless: tuple[float, frozenset[str], int] = (0.0, frozenset(), 0)
         self._passed_at = 0.0
@@ -75,10 +77,13 @@ class Space:
             while True:
                 usable = [s for s in self._shards if s.takes_blocks]
                 stored = sum([self._index.shard_usage(s.number)[1] for s in usable])
-                free = sum([s.capacity for s in usable]) - stored - self._expected
+                # What was asked for before any size was known is taken for as large as this one.
+                expected = self._expected + self._unmeasured * length
+                free = sum([s.capacity for s in usable]) - stored - expected
                 pending = sum([s.pending for s in usable])
                 if usable and free - pending >= length:
                     self._expected += length
+                    self._unmeasured += length == 0
                     return Expected(length)
                 if pending and free >= length:
                     self._wait()  # a block that is being appended counts twice for a moment
@@ -87,13 +92,14 @@ class Space:
 
     def expect_no_more(self, expected: Expected) -> None:
         """Gives back what is left of the room that was set aside."""
-        if expected.length:
-            with self._lock:
-                self._take_back(expected)
+        with self._lock:
+            self._take_back(expected)
 
     def _take_back(self, expected: Expected) -> None:
-        self._expected -= expected.length
-        expected.length = 0
+        if expected.pending:
+            expected.pending = False
+            self._expected -= expected.length
+            self._unmeasured -= expected.length == 0
 
     def hopeless(self, length: int) -> bool:
         """Whether a search for room for that many bytes has lately found none, and would not now."""
