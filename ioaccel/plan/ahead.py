@@ -31,6 +31,12 @@ _FIRST_SAMPLES = 1024
 # a cache that holds all stays so, and to look takes the interpreter from a loader's threads.
 _CALM_BATCHES = 32
 _CALM_STRIDE = 8
+# Seconds waited for disks, by all workers together, in a second: a page that the kernel just moves about
+# takes far less (measured: 0.01), and to look at everything again costs more than it; a cold disk far more.
+_COLD_SHARE = 0.1
+
+# The sizes of samples change little: once they are known, one batch in so many is weighed.
+_WEIGH_STRIDE = 8
 
 # Notes are asked for when a batch is drawn, and so often while batches are submitted or wait for them.
 _NOTES_SECONDS = 0.05
@@ -62,7 +68,8 @@ class Ahead:
         self._sample_bytes = 0.0
         self._calm = 0  # batches in a row that were all there
         self._skipped: deque[tuple[int, Sequence[int]]] = deque()  # that were not looked at
-        self._disk_seconds = 0.0
+        self._disk_told = 0.0  # seconds that workers waited for disks
+        self._disk_seconds, self._looked = 0.0, time.monotonic()  # at the last look
         self.prefetched = 0  # extents
         _planners.add(self)
 
@@ -116,6 +123,7 @@ class Ahead:
         self._round += 1
         self._submitted = self._drawn = 0
         self._skipped.clear()
+        self._looked = time.monotonic()
 
     @contextlib.contextmanager
     def resting(self) -> Iterator[None]:
@@ -155,7 +163,6 @@ class Ahead:
                     log.debug("prefetch: %s: %s", type(error).__name__, error)
 
     def _work(self, number: int, indices: Sequence[int], drawn: bool) -> None:
-        self._look_at_disks()
         if self._calm == 0:
             self._plan_skipped()
         if drawn:
@@ -166,7 +173,7 @@ class Ahead:
         if (drawn or time.monotonic() - self._asked > _NOTES_SECONDS) and self._ask():
             return
         if drawn:
-            if not self.calm:
+            if not self.calm and (not self._sample_bytes or number % _WEIGH_STRIDE == 0):
                 self._weigh(indices)
         elif self._plan(indices):
             self._waiting.pop()
@@ -175,6 +182,7 @@ class Ahead:
         """Asks for notes; whether they told something, and what waited for that was planned."""
         self._asked = time.monotonic()
         learnt = self._notes()
+        self._look_at_disks()
         if self._calm == 0:  # somebody had to wait
             self._plan_skipped()
         if not learnt:
@@ -203,13 +211,20 @@ class Ahead:
 
     def _look_at_disks(self) -> None:
         """What had to be waited for is not in memory: what comes is to be read ahead, batch by batch."""
-        disk = sum(reader.disk_seconds for reader in list(self._stores.values()))
-        if disk != self._disk_seconds:
-            self._disk_seconds, self._calm = disk, 0
+        now = time.monotonic()
+        span = now - self._looked
+        if span < _NOTES_SECONDS:
+            return
+        disk = self._disk_told + sum(reader.disk_seconds for reader in list(self._stores.values()))
+        if disk - self._disk_seconds > _COLD_SHARE * span:
+            self._calm = 0
+        self._disk_seconds, self._looked = disk, now
 
-    def waited(self) -> None:
-        """A worker had to wait, for the store or for a disk."""
-        self._calm = 0
+    def waited(self, store: float, disk: float) -> None:
+        """Workers had to wait so many seconds more, for the store and for disks."""
+        if store:
+            self._calm = 0
+        self._disk_told += disk
 
     def _prefetch(self, reads: Sequence[Read]) -> None:
         # What all is in memory needs no hints, which are most of what it costs to look.

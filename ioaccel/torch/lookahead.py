@@ -99,8 +99,7 @@ class Job:
         before, self._counts = self._counts, self._tally.counts()
         if self.epochs:
             self.epochs[-1].add(before, self._counts)
-        if self._counts.store > before.store or self._counts.disk > before.disk:
-            self.ahead.waited()
+        self.ahead.waited(self._counts.store - before.store, self._counts.disk - before.disk)
         learnt = False
         if self._counts.notes != before.notes or not self._tally.shared:
             try:
