@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from bench.contestants import CONTESTANTS
 from bench.records import BEYOND, Record, beyond
 
+# Requests a sample; below, an epoch needs nothing from the store but to ask what is current.
+_FETCHING = 0.01
 CEILING = "local"  # no peer: what a plain loader can reach
 # A client in each worker of a plain loader: what people have before they look for something better.
 ONE_AT_A_TIME = {name for name, entry in CONTESTANTS.items() if entry.slow and not entry.cached}
@@ -132,8 +134,9 @@ def _against(where: str, epoch: int, what: str, ours: Record, peer: Record) -> s
     )
     if ours["samples_per_s"] >= peer["samples_per_s"]:
         return line
-    reasons = CONTESTANTS[ours["contestant"]].why.split("; ")
-    return f"{line}: it loses; {'; '.join(r for r in reasons if (epoch == 1) == r.startswith('epoch 1'))}"
+    entry = CONTESTANTS[ours["contestant"]]
+    fetched = ours["store_requests"] > _FETCHING * ours["samples"]
+    return f"{line}: it loses; {entry.why if fetched else entry.why_cached}"
 
 
 def overview(groups: dict[str, list[Record]]) -> list[str]:

@@ -18,6 +18,8 @@ def record(contestant: str, epoch: int, rate: float) -> dict[str, Any]:
         "contestant": contestant,
         "epoch": epoch,
         "samples_per_s": rate,
+        "samples": 100.0,
+        "store_requests": 100.0 if epoch == 1 else 0.0,
         "cache_ratio": None,
         "ours": entry.ours,
         "cached": entry.cached,
@@ -40,14 +42,15 @@ def test_ioaccel_is_compared_with_the_best_of_each_kind() -> None:
     slow = "clients with one request at a time a worker, `boto3`"
     assert len(lines) == 6
     assert lines[0].startswith(
-        "* epoch 1: `ioaccel` is 0.25 times the best of 4 peers, `litdata`: it loses; epoch 1"
+        "* epoch 1: `ioaccel` is 0.25 times the best of 4 peers, `litdata`: it loses; what is fetched"
     )
     assert (
         lines[1] == "* epoch 1: `ioaccel` is 2 times the best of 3 peers that convert nothing, `litdata-raw`"
     )
     assert lines[2] == f"* epoch 1: `ioaccel` is 10 times the best of 2 {slow}"
-    assert lines[3].startswith("* epoch 2: `ioaccel` is 0.5 times the best of 4 peers, `litdata`: it loses; ")
-    assert "epoch 1" not in lines[3]
+    assert lines[3].startswith(
+        "* epoch 2: `ioaccel` is 0.5 times the best of 4 peers, `litdata`: it loses; a new process"
+    )
     assert lines[5] == f"* epoch 2: `ioaccel` is 20 times the best of 2 {slow}"
 
 
