@@ -103,6 +103,7 @@ class Reader:
         self.direct = DirectReader(self.spec_of)
         self._complained = False
         self.waited_seconds = 0.0  # for what was not cached; threads that wait together count together
+        self._taken = (0.0, 0.0)  # by `take_waits`
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -138,6 +139,13 @@ class Reader:
         """How long copies have waited for the disk, in all threads of this process."""
         view = self._view
         return view.disk_seconds if view is not None else 0.0
+
+    def take_waits(self) -> tuple[float, float]:
+        """Seconds that were waited for stores and for disks since the last call, of any thread."""
+        waits = (self.waited_seconds, self.disk_seconds)
+        before, self._taken = self._taken, waits
+        # Another engine's counters begin at zero.
+        return max(0.0, waits[0] - before[0]), max(0.0, waits[1] - before[1])
 
     def close(self) -> None:
         """Hangs up; the private engine leaves after its last client."""

@@ -215,7 +215,9 @@ class Ahead:
         span = now - self._looked
         if span < _NOTES_SECONDS:
             return
-        disk = self._disk_told + sum(reader.disk_seconds for reader in list(self._stores.values()))
+        # Threads of this process may have told what its readers have counted.
+        here = sum(reader.disk_seconds for reader in list(self._stores.values()))
+        disk = max(self._disk_told, here)
         if disk - self._disk_seconds > _COLD_SHARE * span:
             self._calm = 0
         self._disk_seconds, self._looked = disk, now

@@ -101,7 +101,6 @@ class _Worker:
         self._counts: Row | None = None
         self._readers: list[Reader] = []  # whose waits count
         self._stores = -1  # how many there were when they were looked up
-        self._waited = (0.0, 0.0)
         # In a row, in which nothing was missing.
         self._calm_batches = _CALM_BATCHES if settings.calm else 0
         self._store_seconds = 0.0
@@ -175,12 +174,9 @@ class _Worker:
         except Exception as error:  # noqa: BLE001  # the cache was closed
             log.debug("notes: %s", error)
             told = False
-        store = self._waits()
-        disk = sum(reader.disk_seconds for reader in self._readers)
-        before, self._waited = self._waited, (store, disk)
-        # A reader that is made anew counts from zero.
-        waits = (max(0.0, store - before[0]), max(0.0, disk - before[1]))
-        self._counts += (told, samples, served, reading, *waits, max(0.0, seconds - reading))
+        self._waits()  # meets new readers
+        store, disk = map(sum, zip(*(reader.take_waits() for reader in self._readers), strict=True))
+        self._counts += (told, samples, served, reading, store, disk, max(0.0, seconds - reading))
 
     def _tell(self) -> bool:
         """Leaves a note, if there is news: what was recorded, above all, as no worker has a last moment."""

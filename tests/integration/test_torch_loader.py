@@ -124,6 +124,11 @@ def test_any_data_set_in_threads(s3: SeaweedS3, cache: Cache, data: DataSet) -> 
     loader = Loader(Files(), batch_size=10, num_workers=2, cache=cache)
     for _ in range(2):
         assert [s for b in loader for s in b] == [data.data(u) for u in data.urls]
+    # Each second that a thread has waited counts once, though all of them read with the same reader.
+    job = loader._plain._ioaccel_job  # type: ignore[attr-defined]
+    waited = sum(reader.waited_seconds for reader in {job.settings.reader, *job.stores.values()})
+    assert waited > 0
+    assert sum(e.store for e in loader.explain().epochs) == pytest.approx(waited)
     status = cache.status()
     assert status["hits"] >= COUNT
     assert status["store_bytes"] <= 1.01 * data.nbytes, "objects were fetched twice"
