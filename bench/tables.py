@@ -115,6 +115,7 @@ def rivals(records: Sequence[Record], epoch: int) -> tuple[list[Record], dict[st
         "peers": peers,
         "peers that convert nothing": plain,
         "caches that convert nothing": [record for record in plain if record["cached"]],
+        "caches within their limit": [r for r in peers if r["cached"] and not beyond(r)],
         "clients with one request at a time a worker": [
             record for record in plain if record["contestant"] in ONE_AT_A_TIME
         ],
@@ -128,15 +129,20 @@ def times(ours: Record, peer: Record) -> str:
 
 
 def _against(where: str, epoch: int, what: str, ours: Record, peer: Record) -> str:
-    line = (
-        f"* {where}epoch {epoch}: `{ours['contestant']}` is {times(ours, peer)} times {what}, "
-        f"`{peer['contestant']}`"
-    )
+    line = f"* {where}epoch {epoch}: {_name(ours)} is {times(ours, peer)} times {what}, {_name(peer)}"
     if ours["samples_per_s"] >= peer["samples_per_s"]:
         return line
     entry = CONTESTANTS[ours["contestant"]]
     fetched = ours["store_requests"] > _FETCHING * ours["samples"]
-    return f"{line}: it loses; {entry.why if fetched else entry.why_cached}"
+    if fetched:
+        return f"{line}: it loses; {entry.why}"
+    # Of the slower one's repeats, the best was faster than the worst of the faster one's.
+    even = ours["spread"]["samples_per_s"][1] > peer["spread"]["samples_per_s"][0]
+    return f"{line}: it loses; {'their repeats overlap' if even else entry.why_cached}"
+
+
+def _name(record: Record) -> str:
+    return f"`{record['contestant']}`{f' ({BEYOND})' if record['cached'] and beyond(record) else ''}"
 
 
 def overview(groups: dict[str, list[Record]]) -> list[str]:

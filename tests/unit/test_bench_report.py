@@ -20,7 +20,10 @@ def record(contestant: str, epoch: int, rate: float) -> dict[str, Any]:
         "samples_per_s": rate,
         "samples": 100.0,
         "store_requests": 100.0 if epoch == 1 else 0.0,
+        "spread": {"samples_per_s": [rate, rate]},
         "cache_ratio": None,
+        "cache_size": 100.0,
+        "cache_bytes": 100.0,
         "ours": entry.ours,
         "cached": entry.cached,
         "converts": entry.converts,
@@ -52,6 +55,21 @@ def test_ioaccel_is_compared_with_the_best_of_each_kind() -> None:
         "* epoch 2: `ioaccel` is 0.5 times the best of 4 peers, `litdata`: it loses; a new process"
     )
     assert lines[5] == f"* epoch 2: `ioaccel` is 20 times the best of 2 {slow}"
+
+
+def test_a_cache_beyond_its_limit_is_marked_and_not_the_only_rival() -> None:
+    ours, most, kept = (
+        record(name, 1, rate) for name, rate in (("ioaccel", 9), ("msc-fifo", 50), ("juicefs", 3))
+    )
+    most["cache_bytes"] = 300.0
+    ours["store_requests"] = 0.0
+    ours["spread"]["samples_per_s"] = [8, 60]
+    lines = comparison([ours, most, kept])
+    assert lines[0] == (
+        "* epoch 1: `ioaccel` is 0.18 times the best of 2 peers, `msc-fifo` (beyond its limit): it loses; "
+        "their repeats overlap"
+    )
+    assert lines[-1] == "* epoch 1: `ioaccel` is 3 times the only one of caches within their limit, `juicefs`"
 
 
 def test_an_overview_says_who_is_ahead_of_whom() -> None:
