@@ -19,9 +19,12 @@ from bench.measure import megabytes
 MARK = "IOACCEL_BENCH_ARM"
 # Seconds between looks; a peak of batches that come and go is met within a few. PSS takes the kernel a
 # millisecond and more a process, an engine with its cache mapped much more: looks that followed each other
-# in 0.2 s took 8% of two cores. So each is followed by 25 times what it took.
+# in 0.2 s took 8% of two cores. So each is followed by 25 times the CPU that it took, up to some seconds:
+# who is dear to look at must not be looked at so seldom that its peak is missed.
 INTERVAL = 0.2
 _PAUSE = 25
+_PAUSE_MOST = 2.0
+_JOIN_SECONDS = 30.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -49,7 +52,8 @@ class Processes:
         self._ours: dict[tuple[int, str], bool] = {}
         self._seen: dict[tuple[int, str], _Process] = {}
         self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self._stopped = False
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._peak_mb = 0.0
 
@@ -60,12 +64,16 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._stopped = True
+        self._wake.set()
+        self._thread.join(_JOIN_SECONDS)
+        if self._thread.is_alive():
+            raise TimeoutError(f"no figures from /proc within {_JOIN_SECONDS} s")
 
     def begin(self) -> Usage:
         """Forgets the peak; what was used so far, to be taken off later."""
         self._peak_mb = 0.0
+        self._wake.set()  # every epoch is looked at from its beginning on
         return self.usage()
 
     def usage(self) -> Usage:
@@ -101,10 +109,14 @@ class Processes:
 
     def _watch(self) -> None:
         pause = INTERVAL
-        while not self._stop.wait(pause):
-            begun = time.monotonic()
+        while True:
+            self._wake.wait(pause)
+            if self._stopped:
+                return
+            self._wake.clear()
+            begun = time.thread_time()
             self._weigh()
-            pause = max(INTERVAL, _PAUSE * (time.monotonic() - begun))
+            pause = min(max(INTERVAL, _PAUSE * (time.thread_time() - begun)), _PAUSE_MOST)
 
     def _weigh(self) -> None:
         with self._lock:

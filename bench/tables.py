@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from bench.contestants import CONTESTANTS
 from bench.records import BEYOND, Record, beyond
 
-# Requests a sample; below, an epoch needs nothing from the store but to ask what is current.
+# Share of the bytes; below, an epoch needs nothing from the store but to ask what is current.
 _FETCHING = 0.01
 CEILING = "local"  # no peer: what a plain loader can reach
 # A client in each worker of a plain loader: what people have before they look for something better.
@@ -35,7 +35,7 @@ def table(records: Sequence[Record]) -> list[str]:
 def _cells(row: list[Record], epochs: Sequence[int], ratios: bool, counted: bool) -> list[str]:
     first, last = row[0], row[-1]
     by_epoch = {record["epoch"]: record for record in row}
-    size = first["mb_per_s"] / first["samples_per_s"] * first["samples"] * 1e6
+    size = _bytes(first)
     cells = [first["contestant"], first["version"]]
     cells += [f"{first['cache_ratio']:.0%}" if first["cache_ratio"] else ""] if ratios else []
     cells += [_rate(by_epoch[epoch]) if epoch in by_epoch else "" for epoch in epochs]
@@ -53,6 +53,12 @@ def _cells(row: list[Record], epochs: Sequence[int], ratios: bool, counted: bool
     cells += [f"{last['cache_bytes'] / 1e6:,.0f}{limit}"]
     cells += [f"{first['setup_s']:.1f}", f"{first['conversion_s']:.1f}" if first["converts"] else ""]
     return [*cells, f"{first['samples']:,.0f}", first["reason"]]
+
+
+def _bytes(record: Record) -> float:
+    """What the samples of an epoch come to."""
+    size: float = record["mb_per_s"] / record["samples_per_s"] * record["samples"] * 1e6
+    return size
 
 
 def _rate(record: Record) -> str:
@@ -133,8 +139,7 @@ def _against(where: str, epoch: int, what: str, ours: Record, peer: Record) -> s
     if ours["samples_per_s"] >= peer["samples_per_s"]:
         return line
     entry = CONTESTANTS[ours["contestant"]]
-    fetched = ours["store_requests"] > _FETCHING * ours["samples"]
-    if fetched:
+    if ours["store_bytes"] > _FETCHING * _bytes(ours):
         return f"{line}: it loses; {entry.why}"
     # Of the slower one's repeats, the best was faster than the worst of the faster one's.
     even = ours["spread"]["samples_per_s"][1] > peer["spread"]["samples_per_s"][0]
@@ -163,7 +168,8 @@ def overview(groups: dict[str, list[Record]]) -> list[str]:
 
 
 def _cell(ours: Record, peer: Record) -> str:
-    text = f"{times(ours, peer)} `{peer['contestant']}`{', which converts' if peer['converts'] else ''}"
+    text = f"{times(ours, peer)} {_name(peer)}{', which converts' if peer['converts'] else ''}"
+    text += f" (ioaccel is {BEYOND})" if ours["cached"] and beyond(ours) else ""
     return text if ours["samples_per_s"] >= peer["samples_per_s"] else f"*{text}*"
 
 

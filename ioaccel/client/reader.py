@@ -102,6 +102,7 @@ class Reader:
         self._backoff = Backoff()
         self.direct = DirectReader(self.spec_of)
         self._complained = False
+        self._counting = threading.Lock()  # of what was waited for
         self.waited_seconds = 0.0  # for what was not cached; threads that wait together count together
         self._taken = (0.0, 0.0)  # by `take_waits`
 
@@ -142,8 +143,9 @@ class Reader:
 
     def take_waits(self) -> tuple[float, float]:
         """Seconds that were waited for stores and for disks since the last call, of any thread."""
-        waits = (self.waited_seconds, self.disk_seconds)
-        before, self._taken = self._taken, waits
+        with self._counting:
+            waits = (self.waited_seconds, self.disk_seconds)
+            before, self._taken = self._taken, waits
         # Another engine's counters begin at zero.
         return max(0.0, waits[0] - before[0]), max(0.0, waits[1] - before[1])
 
@@ -432,7 +434,8 @@ class Reader:
         link = self._link
         begun = time.perf_counter()
         answers = self.ask(message)
-        self.waited_seconds += time.perf_counter() - begun
+        with self._counting:
+            self.waited_seconds += time.perf_counter() - begun
         if link is None or self._link is not link or not isinstance(answers, wire.Answers):
             return None  # what another engine says does not fit the view that was looked up
         others: dict[int, wire.Deferred | wire.Uncached] = {}

@@ -31,11 +31,14 @@ _FIRST_SAMPLES = 1024
 # a cache that holds all stays so, and to look takes the interpreter from a loader's threads.
 _CALM_BATCHES = 32
 _CALM_STRIDE = 8
-# Seconds waited for disks, by all workers together, in a second: a page that the kernel just moves about
-# takes far less (measured: 0.01), and to look at everything again costs more than it; a cold disk far more.
+# Seconds waited for disks, by all workers together, in a second, and between two looks: pages that the kernel
+# just moves about take less (measured: 0.01, a few ms at once), and to look at everything again costs more
+# than they do. A cold disk takes far more, from a job that waits for it at all.
 _COLD_SHARE = 0.1
+_COLD_SECONDS = 0.02
 
-# The sizes of samples change little: once they are known, one batch in so many is weighed.
+# The sizes of samples change little: once so many batches were weighed, it is one in so many.
+_WEIGHED_BATCHES = 16
 _WEIGH_STRIDE = 8
 
 # Notes are asked for when a batch is drawn, and so often while batches are submitted or wait for them.
@@ -49,8 +52,8 @@ class Ahead:
     """Prefetches batches in the order in which they are submitted, in a thread of its own.
 
     ``notes()`` is called now and then, by that thread: it learns what samples read, and says whether that
-    was new. ``stores`` are the readers of the stores that reads name. Whoever else uses ``reads`` does so
-    while the planner is `resting`.
+    was new; what workers waited for it tells to `waited`. ``stores`` are the readers of the stores that
+    reads name. Whoever else uses ``reads`` does so while the planner is `resting`.
     """
 
     def __init__(self, reads: Reads, stores: dict[str, Reader], notes: Callable[[], bool]) -> None:
@@ -66,10 +69,12 @@ class Ahead:
         self._forget(0)
         self._asked = 0.0  # when `notes` was called
         self._sample_bytes = 0.0
+        self._weighed = 0  # batches
         self._calm = 0  # batches in a row that were all there
         self._skipped: deque[tuple[int, Sequence[int]]] = deque()  # that were not looked at
-        self._disk_told = 0.0  # seconds that workers waited for disks
-        self._disk_seconds, self._looked = 0.0, time.monotonic()  # at the last look
+        self._disk_told = 0.0  # seconds that workers waited for disks since the last look
+        self._disk_here = 0.0  # that the readers of this process had counted then
+        self._looked = time.monotonic()
         self.prefetched = 0  # extents
         _planners.add(self)
 
@@ -123,7 +128,6 @@ class Ahead:
         self._round += 1
         self._submitted = self._drawn = 0
         self._skipped.clear()
-        self._looked = time.monotonic()
 
     @contextlib.contextmanager
     def resting(self) -> Iterator[None]:
@@ -173,7 +177,7 @@ class Ahead:
         if (drawn or time.monotonic() - self._asked > _NOTES_SECONDS) and self._ask():
             return
         if drawn:
-            if not self.calm and (not self._sample_bytes or number % _WEIGH_STRIDE == 0):
+            if not self.calm and (self._weighed < _WEIGHED_BATCHES or number % _WEIGH_STRIDE == 0):
                 self._weigh(indices)
         elif self._plan(indices):
             self._waiting.pop()
@@ -182,7 +186,6 @@ class Ahead:
         """Asks for notes; whether they told something, and what waited for that was planned."""
         self._asked = time.monotonic()
         learnt = self._notes()
-        self._look_at_disks()
         if self._calm == 0:  # somebody had to wait
             self._plan_skipped()
         if not learnt:
@@ -209,24 +212,21 @@ class Ahead:
                 if number > self._drawn:
                     self._plan(indices)
 
-    def _look_at_disks(self) -> None:
-        """What had to be waited for is not in memory: what comes is to be read ahead, batch by batch."""
+    def waited(self, store: float, disk: float) -> None:
+        """Workers had to wait so many seconds more, for the store and for disks. While it is `resting`."""
+        if store:
+            self._calm = 0
+        self._disk_told += disk
         now = time.monotonic()
         span = now - self._looked
         if span < _NOTES_SECONDS:
             return
-        # Threads of this process may have told what its readers have counted.
         here = sum(reader.disk_seconds for reader in list(self._stores.values()))
-        disk = max(self._disk_told, here)
-        if disk - self._disk_seconds > _COLD_SHARE * span:
+        # Threads of this process tell what its readers have counted.
+        if max(self._disk_told, here - self._disk_here) > max(_COLD_SECONDS, _COLD_SHARE * span):
+            # What had to be waited for is not in memory: what comes is to be read ahead, batch by batch.
             self._calm = 0
-        self._disk_seconds, self._looked = disk, now
-
-    def waited(self, store: float, disk: float) -> None:
-        """Workers had to wait so many seconds more, for the store and for disks."""
-        if store:
-            self._calm = 0
-        self._disk_told += disk
+        self._disk_told, self._disk_here, self._looked = 0.0, here, now
 
     def _prefetch(self, reads: Sequence[Read]) -> None:
         # What all is in memory needs no hints, which are most of what it costs to look.
@@ -250,6 +250,7 @@ class Ahead:
         if size:
             weight = size / len(indices)
             self._sample_bytes += (weight - self._sample_bytes) / (4 if self._sample_bytes else 1)
+            self._weighed += 1
 
     def _before_fork(self) -> None:
         self._working.acquire()

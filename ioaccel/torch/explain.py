@@ -21,18 +21,22 @@ class Epoch:
     workers: int = 1
     store: float = 0.0  # waiting for what was not cached
     disk: float = 0.0  # waiting for what was not in memory
-    copy: float = 0.0  # the rest of reading
+    reading: float = 0.0  # with both of them
     code: float = 0.0  # the data set's own
 
     def add(self, before: Counts, now: Counts) -> None:
         """Takes note of what workers have counted in between."""
         self.samples += now.samples - before.samples
         self.served += now.served - before.served
-        store, disk = now.store - before.store, now.disk - before.disk
-        self.store += store
-        self.disk += disk
-        self.copy += max(0.0, now.reading - before.reading - store - disk)
+        self.store += now.store - before.store
+        self.disk += now.disk - before.disk
+        self.reading += now.reading - before.reading
         self.code += now.code - before.code
+
+    @property
+    def copy(self) -> float:
+        """The rest of reading. Threads that share a reader tell what it waited for before they have read."""
+        return max(0.0, self.reading - self.store - self.disk)
 
     def waits(self) -> dict[str, float]:
         """The seconds of ``waited`` by cause.

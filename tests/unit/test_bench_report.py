@@ -19,7 +19,8 @@ def record(contestant: str, epoch: int, rate: float) -> dict[str, Any]:
         "epoch": epoch,
         "samples_per_s": rate,
         "samples": 100.0,
-        "store_requests": 100.0 if epoch == 1 else 0.0,
+        "mb_per_s": rate,  # of 1 MB each
+        "store_bytes": 100e6 if epoch == 1 else 0.0,
         "spread": {"samples_per_s": [rate, rate]},
         "cache_ratio": None,
         "cache_size": 100.0,
@@ -52,7 +53,7 @@ def test_ioaccel_is_compared_with_the_best_of_each_kind() -> None:
     )
     assert lines[2] == f"* epoch 1: `ioaccel` is 10 times the best of 2 {slow}"
     assert lines[3].startswith(
-        "* epoch 2: `ioaccel` is 0.5 times the best of 4 peers, `litdata`: it loses; a new process"
+        "* epoch 2: `ioaccel` is 0.5 times the best of 4 peers, `litdata`: it loses; nothing is fetched"
     )
     assert lines[5] == f"* epoch 2: `ioaccel` is 20 times the best of 2 {slow}"
 
@@ -62,7 +63,7 @@ def test_a_cache_beyond_its_limit_is_marked_and_not_the_only_rival() -> None:
         record(name, 1, rate) for name, rate in (("ioaccel", 9), ("msc-fifo", 50), ("juicefs", 3))
     )
     most["cache_bytes"] = 300.0
-    ours["store_requests"] = 0.0
+    ours["store_bytes"] = 0.0
     ours["spread"]["samples_per_s"] = [8, 60]
     lines = comparison([ours, most, kept])
     assert lines[0] == (
@@ -75,9 +76,14 @@ def test_a_cache_beyond_its_limit_is_marked_and_not_the_only_rival() -> None:
 def test_an_overview_says_who_is_ahead_of_whom() -> None:
     ahead = [record("ioaccel", 1, 10.0), record("ioaccel", 2, 500.0), record("boto3", 1, 2.0)]
     behind = [record("ioaccel", 1, 10.0), record("webdataset", 1, 20.0), record("webdataset", 2, 30.0)]
-    assert overview({"one": ahead, "two": behind})[2:] == [
+    both = [record("ioaccel", 1, 10.0), record("msc-fifo", 1, 20.0)]
+    for one in both:
+        one["cache_bytes"] = 200.0
+    over = "*0.5 `msc-fifo` (beyond its limit) (ioaccel is beyond its limit)*"
+    assert overview({"one": ahead, "two": behind, "three": both})[2:] == [
         "| one | 5 `boto3` | 250 `boto3` |",
         "| two | *0.5 `webdataset`, which converts* |  |",
+        f"| three | {over} | {over} |",
     ]
 
 

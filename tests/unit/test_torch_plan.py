@@ -403,6 +403,40 @@ def test_a_page_that_took_a_moment_is_no_cold_disk(tmp_path: Path) -> None:
     assert len(ahead._skipped) == 7
 
 
+def test_what_readers_of_this_process_wait_for_counts_beside_what_workers_told(tmp_path: Path) -> None:
+    """Workers have told much, long ago: what is waited for here is still news."""
+    ahead, store, waits = calm_planner(tmp_path)
+    with ahead.resting():
+        ahead.waited(0.0, 60.0)
+        time.sleep(0.1)
+        ahead.waited(0.0, 0.0)
+    assert not ahead.calm
+    for number in range(50, 90):
+        ahead.submit([number])
+    wait_for(lambda: ahead._calm == 40)
+    store.disk_seconds = 1.0
+    time.sleep(0.1)
+    waits.append((0.0, 0.0))
+    ahead.drawn([0])
+    wait_for(lambda: ahead._calm == 0)
+
+
+def test_a_first_batch_of_another_size_does_not_last(tmp_path: Path) -> None:
+    reads, _ = reads_of(td.Numbers(), tmp_path, lambda indices: [[whole(f"s3://x/{i}")] for i in indices])
+    store = Store()
+    sizes = iter([100 << 20] + [1000] * 100)
+    store.cached_bytes = lambda extents: next(sizes)  # type: ignore[method-assign]
+    ahead = Ahead(reads, {STORE: store}, lambda: False)  # type: ignore[dict-item]
+    ahead.drawn([0])
+    wait_for(lambda: ahead.samples() == 2)
+    for epoch in range(1, 4):  # short ones
+        ahead.reset()
+        for number in range(5):
+            ahead.drawn([number])
+        wait_for(lambda: ahead._weighed == 1 + 5 * epoch)  # noqa: B023
+    assert ahead.samples() > 100
+
+
 def test_a_planner_survives_what_its_readers_raise(tmp_path: Path) -> None:
     reads, _ = reads_of(td.Numbers(), tmp_path, lambda indices: [[whole("s3://x/a")] for _ in indices])
     store = Store()
