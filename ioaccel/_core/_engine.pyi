@@ -13,6 +13,9 @@ _Entry: TypeAlias = tuple[bytes, int, int, int, int, bool]
 # key, url, version, object_size, object_offset, data_offset, length, checked_ms, sequence, dead
 _Header: TypeAlias = tuple[bytes, str, str, int, int, int, int, int, int, bool]
 
+# key, url, version, object_size, object_offset, checked_ms, sequence, data
+_Append: TypeAlias = tuple[bytes, str, str, int, int, int, int, _Data]
+
 BLOCK_SIZE: Final[int]
 DATA_START: Final[int]
 FORMAT: Final[int]
@@ -62,6 +65,9 @@ class Writer:
         sequence: int,
         data: _Data,
     ) -> bytes | None: ...
+    def append_all(
+        self, index: Index | None, blocks: Sequence[_Append]
+    ) -> list[bytes | Exception | None]: ...
 
 def file_size(fd: int) -> int: ...
 def probe_segment(fd: int, start: int, size: int) -> tuple[int, str] | None: ...

@@ -9,7 +9,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 from posix.stat cimport fstat, struct_stat
 from posix.unistd cimport close, getpid
@@ -179,6 +179,14 @@ cdef class Index:
         return usage.blocks, usage.bytes
 
 
+cdef struct Append:
+    ia_block block
+    ia_location at
+    Py_buffer data
+    bint loaded  # `data` is to be released
+    int result
+
+
 cdef class Writer:
     """One open segment: ``append`` writes a block and publishes it. Any number of threads.
 
@@ -224,52 +232,93 @@ cdef class Writer:
         Returns its location, or None when the segment is full. The bytes of ``data`` must not
         change meanwhile.
         """
-        cdef bytes url_bytes = url.encode("utf-8", "surrogateescape")
-        cdef bytes version_bytes = version.encode()
-        cdef ia_block block
-        cdef ia_entry entry
-        cdef Py_buffer view
-        cdef int result
+        block = key, url, version, object_size, object_offset, checked_ms, sequence, data
+        outcome, = self.append_all(index, [block])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def append_all(self, Index index, blocks):
+        """`append` for each tuple of its arguments; the GIL is let go once. An error is returned in place."""
+        cdef Py_ssize_t count = len(blocks)
+        cdef Py_ssize_t n
+        cdef list texts = []  # of which the appends have pointers
+        cdef list outcomes = [None] * count
         cdef ia_index *publish = index.index if index is not None else NULL
-        if len(url_bytes) > <Py_ssize_t>IA_MAX_URL or len(version_bytes) > <Py_ssize_t>IA_MAX_VERSION:
-            raise ValueError(f"URL or version too long to cache: {url[:200]}")
-        memset(&block, 0, sizeof(block))
-        memset(&entry, 0, sizeof(entry))
-        load_key(key, block.key)
-        block.sequence = sequence
-        block.object_size = object_size
-        block.object_offset = object_offset
-        block.checked_ms = checked_ms
-        block.url = PyBytes_AS_STRING(url_bytes)
-        block.url_len = <uint16_t>len(url_bytes)
-        block.version = PyBytes_AS_STRING(version_bytes)
-        block.version_len = <uint16_t>len(version_bytes)
-        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        cdef Append *appends = <Append *>calloc(max(count, 1), sizeof(Append))
+        if appends == NULL:
+            raise MemoryError
         try:
-            if view.len > <Py_ssize_t>IA_BLOCK_SIZE:
-                raise ValueError(f"a block has at most {IA_BLOCK_SIZE} bytes, not {view.len}")
-            block.length = <uint32_t>view.len
+            for n in range(count):
+                try:
+                    load_append(&appends[n], blocks[n], texts)
+                except Exception as error:
+                    outcomes[n] = error
             with nogil:
-                result = ia_writer_append(self.writer, &block, view.buf)
-                entry.at.shard = <uint16_t>self.shard
-                entry.at.from_store = 1
-                entry.at.segment = self.segment
-                entry.at.generation = self.generation
-                entry.at.offset = block.data_offset
-                entry.at.length = block.length
-                if result == 0 and publish != NULL:
-                    entry.key[0] = block.key[0]
-                    entry.key[1] = block.key[1]
-                    entry.version = ia_version_hash(block.version, block.version_len)
-                    entry.object_size = object_size
-                    entry.checked_ms = checked_ms
-                    entry.state = IA_LIVE
-                    result = ia_index_put(publish, &entry)
+                for n in range(count):
+                    if appends[n].loaded:
+                        self.run(&appends[n], publish)
+            for n in range(count):
+                if not appends[n].loaded:
+                    continue
+                try:
+                    if check(appends[n].result, blocks[n][1]) != IA_SEGMENT_FULL:
+                        outcomes[n] = dump_location(&appends[n].at)
+                except OSError as error:
+                    outcomes[n] = error
         finally:
-            PyBuffer_Release(&view)
-        if check(result, url) == IA_SEGMENT_FULL:
-            return None
-        return dump_location(&entry.at)
+            for n in range(count):
+                if appends[n].loaded:
+                    PyBuffer_Release(&appends[n].data)
+            free(appends)
+        return outcomes
+
+    cdef void run(self, Append *append, ia_index *publish) noexcept nogil:
+        cdef ia_entry entry
+        cdef ia_block *block = &append.block
+        append.result = ia_writer_append(self.writer, block, append.data.buf)
+        memset(&entry, 0, sizeof(entry))
+        entry.at.shard = <uint16_t>self.shard
+        entry.at.from_store = 1
+        entry.at.segment = self.segment
+        entry.at.generation = self.generation
+        entry.at.offset = block.data_offset
+        entry.at.length = block.length
+        append.at = entry.at
+        if append.result == 0 and publish != NULL:
+            entry.key[0] = block.key[0]
+            entry.key[1] = block.key[1]
+            entry.version = ia_version_hash(block.version, block.version_len)
+            entry.object_size = block.object_size
+            entry.checked_ms = block.checked_ms
+            entry.state = IA_LIVE
+            append.result = ia_index_put(publish, &entry)
+
+
+cdef int load_append(Append *append, tuple arguments, list texts) except -1:
+    cdef ia_block *block = &append.block
+    key, url, version, object_size, object_offset, checked_ms, sequence, data = arguments
+    cdef bytes url_bytes = url.encode("utf-8", "surrogateescape")
+    cdef bytes version_bytes = version.encode()
+    if len(url_bytes) > <Py_ssize_t>IA_MAX_URL or len(version_bytes) > <Py_ssize_t>IA_MAX_VERSION:
+        raise ValueError(f"URL or version too long to cache: {url[:200]}")
+    texts.append((url_bytes, version_bytes))
+    load_key(key, block.key)
+    block.sequence = sequence
+    block.object_size = object_size
+    block.object_offset = object_offset
+    block.checked_ms = checked_ms
+    block.url = PyBytes_AS_STRING(url_bytes)
+    block.url_len = <uint16_t>len(url_bytes)
+    block.version = PyBytes_AS_STRING(version_bytes)
+    block.version_len = <uint16_t>len(version_bytes)
+    PyObject_GetBuffer(data, &append.data, PyBUF_SIMPLE)
+    if append.data.len > <Py_ssize_t>IA_BLOCK_SIZE:
+        PyBuffer_Release(&append.data)
+        raise ValueError(f"a block has at most {IA_BLOCK_SIZE} bytes")
+    block.length = <uint32_t>append.data.len
+    append.loaded = True
+    return 0
 
 
 def file_size(int fd):

@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 
@@ -21,7 +22,7 @@ from ioaccel.engine.landing import Landing
 from ioaccel.engine.objects import Known, Objects, Target, now_ms
 from ioaccel.engine.sessions import Session
 from ioaccel.engine.shard import Shard
-from ioaccel.engine.space import Expected, Space
+from ioaccel.engine.space import Expected, Incoming, Space
 from ioaccel.engine.transit import ANSWER_BYTES
 from ioaccel.errors import IOAccelError, ObjectChangedError, RangeError, StoreTimeoutError
 from ioaccel.sources import Fetched
@@ -52,6 +53,17 @@ class Landed(msgspec.Struct):
     location: bytes
     cached: bool  # else in transit
     length: int
+
+
+class _Arrived(NamedTuple):
+    """One block that has come from the store."""
+
+    target: Target
+    number: int
+    fetched: Fetched
+    asked_ms: int
+    terms: Terms
+    expected: Expected | None
 
 
 class Item(msgspec.Struct):
@@ -234,7 +246,7 @@ class Fetcher:
         assert known is not None
         if self._cached(item, 0) is None and known.version is not None:
             block = Block(block_of(target.base, 0), target.url, known.version, 0, 0, known.checked_ms)
-            self._space.store(block, b"", 0, session)
+            self._space.store([Incoming(block, b"", 0, session)])
 
     def _cached(self, item: Item, number: int) -> bytes | None:
         """The location of a block that is in the cache, sound and of the right version."""
@@ -326,46 +338,39 @@ class Fetcher:
             if expected is not None:
                 self._space.expect_no_more(expected)
             raise
-        end = partial(self._arrive, target, number, fetched, asked_ms, terms, expected)
-        return Landing(end, len(fetched.data))
+        arrived = _Arrived(target, number, fetched, asked_ms, terms, expected)
+        return Landing(self._arrive, arrived, len(fetched.data))
 
-    def _arrive(
-        self,
-        target: Target,
-        number: int,
-        fetched: Fetched,
-        asked_ms: int,
-        terms: Terms,
-        expected: Expected | None,
-    ) -> Landed:
-        """Stores a block that was fetched."""
+    def _arrive(self, arrived: list[_Arrived]) -> list[Landed | Exception]:
+        """Stores blocks that were fetched."""
+        outcomes: dict[int, Landed | Exception] = {}
+        to_store: list[tuple[int, Known]] = []
         try:
-            return self._store(target, number, fetched, asked_ms, terms, expected)
+            for n, one in enumerate(arrived):
+                outcome = self._look_over(one)
+                if isinstance(outcome, Known):
+                    to_store.append((n, outcome))
+                else:
+                    outcomes[n] = outcome
+            stored = self._space.store([_incoming(arrived[n]) for n, _ in to_store])
+            for (n, known), place in zip(to_store, stored, strict=True):
+                length = len(arrived[n].fetched.data)
+                outcomes[n] = place if isinstance(place, Exception) else Landed(known, *place, length)
         finally:
-            if expected is not None:
-                self._space.expect_no_more(expected)
+            for one in arrived:
+                if one.expected is not None:
+                    self._space.expect_no_more(one.expected)
+        return [outcomes[n] for n in range(len(arrived))]
 
-    def _store(
-        self,
-        target: Target,
-        number: int,
-        fetched: Fetched,
-        asked_ms: int,
-        terms: Terms,
-        expected: Expected | None,
-    ) -> Landed:
-        start = number * BLOCK_SIZE
-        info, length = fetched.info, len(fetched.data)
-        known = self._objects.note(target.base, info, asked_ms)
+    def _look_over(self, one: _Arrived) -> Known | Landed | Exception:
+        """What the object is known as, if its block is to be stored; else the block's end."""
+        info, length = one.fetched.info, len(one.fetched.data)
+        known = self._objects.note(one.target.base, info, one.asked_ms)
         if known.version != info.version:
-            raise changed(target.url)
+            return changed(one.target.url)
         self._typical = length if self._typical is None else self._typical + (length - self._typical) / 16
-        landed = self._landed_meanwhile(target, number, None, terms.oldest_ms)
-        if landed is not None:
-            return landed  # by the other run, if this one was hedged
-        block = Block(block_of(target.base, number), target.url, info.version, info.size, start, asked_ms)
-        location, cached = self._space.store(block, fetched.data, length, terms.session, expected)
-        return Landed(known, location, cached, length)
+        # By the other run, if this one was hedged.
+        return self._landed_meanwhile(one.target, one.number, None, one.terms.oldest_ms) or known
 
     def _landed_meanwhile(
         self, target: Target, number: int, version: str | None, oldest_ms: int
@@ -444,6 +449,14 @@ class Fetcher:
             if cached is not None:
                 self.corrupt += 1
                 self._space.remove(key, cached[0])
+
+
+def _incoming(one: _Arrived) -> Incoming:
+    target, info, data = one.target, one.fetched.info, one.fetched.data
+    start = one.number * BLOCK_SIZE
+    key = block_of(target.base, one.number)
+    block = Block(key, target.url, info.version, info.size, start, one.asked_ms)
+    return Incoming(block, data, len(data), one.terms.session, one.expected)
 
 
 def _length(fetched: Fetched) -> int:

@@ -276,24 +276,18 @@ class _Lane:
 
     def _work(self) -> None:
         while (flight := self._next()) is not None:
-            landing = self._finish(flight, flight.work)
-            if landing is not None:
-                end = partial(self._finish, flight, landing.end)
-                if not self._lander.takes(landing, end):
-                    end()
-                del end
-            del flight, landing
+            try:
+                outcome = flight.work()
+            except Exception as error:  # noqa: BLE001  # whoever waits raises it
+                outcome = error
+            if not isinstance(outcome, Landing):
+                self._finish(flight, outcome)
+            elif not self._lander.takes(outcome, partial(self._finish, flight)):
+                self._finish(flight, outcome.alone())
+            del flight, outcome
 
-    def _finish(self, flight: Flight, work: Callable[[], Any]) -> Landing | None:
-        """Does a run's work and takes note of its end, unless more is left to do."""
-        result: Any = None
-        error: Exception | None = None
-        try:
-            result = work()
-        except Exception as failure:  # noqa: BLE001  # whoever waits raises it
-            error = failure
-        if isinstance(result, Landing):
-            return result
-        if self._end(flight, result, error):
+    def _finish(self, flight: Flight, outcome: Any) -> None:
+        """Takes note of the end of a run: its result, or its error."""
+        error = outcome if isinstance(outcome, Exception) else None
+        if self._end(flight, None if error is not None else outcome, error):
             self._land(flight)
-        return None

@@ -10,8 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from ioaccel._core._engine import Index, Writer, kill_blocks
 from ioaccel.engine.block import Block
@@ -37,6 +37,25 @@ class Expected:
     def __init__(self, length: int) -> None:
         self.length = length
         self.pending = True
+
+
+class Incoming(NamedTuple):
+    """A block that has come, and for whom. ``expected`` is the room that was set aside for it."""
+
+    block: Block
+    data: Buffer
+    length: int
+    session: Session
+    expected: Expected | None = None
+
+
+class Place(NamedTuple):
+    """Where a block is written."""
+
+    shard: Shard
+    segment: Segment
+    writer: Writer
+    sequence: int
 
 
 class Space:
@@ -106,66 +125,95 @@ class Space:
         until, names, least = self._hopeless
         return length >= least and time.monotonic() < until and names == self._clients.names()
 
-    def store(
-        self, block: Block, data: Buffer, length: int, session: Session, expected: Expected | None = None
-    ) -> tuple[bytes, bool]:
-        """Appends a block: its location, and whether it is in the cache (else in transit)."""
+    def store(self, incoming: Sequence[Incoming]) -> list[tuple[bytes, bool] | Exception]:
+        """Appends blocks: of each its location, and whether it is in the cache (else in transit)."""
         self._look_for_truncated()
-        while True:
-            place = self._take(block.url, length, session, expected)
-            if place is None:
-                self._passed_at = time.monotonic()
-                return self._transit.store(block, data, length), False
-            shard, segment, writer, sequence = place
-            location = None
-            try:
-                location = writer.append(
-                    self._index, block.key, block.url, block.version, block.object_size,
-                    block.object_offset, block.checked_ms, sequence, data,
-                )  # fmt: skip
-            except OSError as error:
-                with self._lock:
-                    shard.failed(error)
-            finally:
-                self._give_back(shard, segment, length, session, appended=location)
-            if location is not None:
-                return location, True
+        outcomes: dict[int, tuple[bytes, bool] | Exception] = {}
+        todo = list(range(len(incoming)))
+        while todo:
+            places = self._take([incoming[n] for n in todo])
+            if not places:
+                n = todo.pop(0)
+                outcomes[n] = self._pass_through(incoming[n])
+                continue
+            again = []
+            taken = [incoming[n] for n in todo[: len(places)]]
+            for n, appended in zip(todo, self._append(taken, places), strict=False):
+                if appended is None or isinstance(appended, OSError):
+                    again.append(n)  # to another segment, or another shard
+                else:
+                    outcomes[n] = (appended, True) if isinstance(appended, bytes) else appended
+            todo[: len(places)] = again
+        return [outcomes[n] for n in range(len(incoming))]
+
+    def _pass_through(self, one: Incoming) -> tuple[bytes, bool] | Exception:
+        self._passed_at = time.monotonic()
+        try:
+            return self._transit.store(one.block, one.data, one.length), False
+        except Exception as error:  # noqa: BLE001  # of this one alone
+            return error
+
+    def _append(self, taken: list[Incoming], places: list[Place]) -> list[bytes | Exception | None]:
+        """Writes blocks to the segments that were taken for them, those of one segment in one call."""
+        outcomes: list[bytes | Exception | None] = [None] * len(taken)
+        by_writer: dict[Writer, list[int]] = {}
+        for n, place in enumerate(places):
+            by_writer.setdefault(place.writer, []).append(n)
+        try:
+            for writer, numbers in by_writer.items():
+                appends = [_to_append(taken[n], places[n].sequence) for n in numbers]
+                for n, outcome in zip(numbers, writer.append_all(self._index, appends), strict=True):
+                    outcomes[n] = outcome
+        finally:
+            self._give_back(taken, places, outcomes)
+        return outcomes
 
     @property
     def passing(self) -> bool:
         """Whether blocks have lately passed through for want of room."""
         return time.monotonic() - self._passed_at < 1.0
 
-    def _take(
-        self, url: str, length: int, session: Session, expected: Expected | None
-    ) -> tuple[Shard, Segment, Writer, int] | None:
-        """Sets ``length`` bytes of payload aside on a shard: with the segment to write them to, and
-        the block's sequence."""
+    def _take(self, incoming: Sequence[Incoming]) -> list[Place]:
+        """Sets payload aside for the first of these blocks, as many as find room at once; empty if there is
+        none for the first, whatever is waited for or evicted."""
+        places: list[Place] = []
         with self._lock:
-            if expected is not None:
-                self._take_back(expected)
-            while True:
-                usable = [s for s in self._shards if s.takes_blocks]
-                waiting = False
-                if len(usable) > 1:
-                    # The emptiest first: all shards fill up together, whatever their sizes.
-                    usable.sort(key=self._filled)
-                for shard in usable:
-                    stored = self._index.shard_usage(shard.number)[1]
-                    if stored + shard.pending + length > shard.capacity:
-                        # A block that is being appended counts twice for a moment: look again.
-                        waiting = waiting or (shard.pending > 0 and stored + length <= shard.capacity)
-                        continue
-                    segment = self._writable(shard, url, session)
-                    if segment is not None and segment.writer is not None:
-                        shard.pending += length
-                        segment.appending += 1
-                        self._sequence += 1
-                        return shard, segment, segment.writer, self._sequence
-                if waiting:
-                    self._wait()
-                elif not self._evict_one(usable, length):
-                    return None
+            for one in incoming:
+                if one.expected is not None:
+                    self._take_back(one.expected)
+                place = self._place(one, alone=not places)
+                if place is None:
+                    break
+                places.append(place)
+        return places
+
+    def _place(self, one: Incoming, *, alone: bool) -> Place | None:
+        """Room for a block; the caller holds the lock. Waits only when ``alone``: what it might wait for
+        could be the appends of those that were placed before it."""
+        while True:
+            usable = [s for s in self._shards if s.takes_blocks]
+            waiting = False
+            if len(usable) > 1:
+                # The emptiest first: all shards fill up together, whatever their sizes.
+                usable.sort(key=self._filled)
+            for shard in usable:
+                stored = self._index.shard_usage(shard.number)[1]
+                if stored + shard.pending + one.length > shard.capacity:
+                    # A block that is being appended counts twice for a moment: look again.
+                    waiting = waiting or (shard.pending > 0 and stored + one.length <= shard.capacity)
+                    continue
+                segment = self._writable(shard, one.block.url, one.session)
+                if segment is not None and segment.writer is not None:
+                    shard.pending += one.length
+                    segment.appending += 1
+                    self._sequence += 1
+                    return Place(shard, segment, segment.writer, self._sequence)
+            if not alone:
+                return None
+            if waiting:
+                self._wait()
+            elif not self._evict_one(usable, one.length):
+                return None
 
     def _look_for_truncated(self) -> None:
         """Forgets all that a shard held, if its file was truncated by somebody."""
@@ -177,20 +225,26 @@ class Space:
                         segment.generation = self._index.forget(shard.number, segment.number)
 
     def _give_back(
-        self, shard: Shard, segment: Segment, length: int, session: Session, appended: bytes | None
+        self, taken: list[Incoming], places: list[Place], outcomes: list[bytes | Exception | None]
     ) -> None:
+        now = _now_ms()
         with self._lock:
-            shard.pending -= length
-            segment.appending -= 1
-            segment.written_ms = _now_ms()
-            if appended is None:
+            for one, (shard, segment, _, _), outcome in zip(taken, places, outcomes, strict=True):
+                shard.pending -= one.length
+                segment.appending -= 1
+                segment.written_ms = now
+                if isinstance(outcome, bytes):
+                    shard.written += one.length
+                    shard.worked()
+                    one.session.touched.add(self._position(shard, segment))
+                    continue
+                if outcome is not None and not isinstance(outcome, OSError):
+                    continue
                 # Full, or a failed write: the next block tries another segment.
                 if segment.use is Use.OPEN:
                     self._retire(segment, Use.FULL)
-            else:
-                shard.written += length
-                shard.worked()
-                session.touched.add(self._position(shard, segment))
+                if outcome is not None:
+                    shard.failed(outcome)
             self._tell()
 
     def _wait(self) -> None:
@@ -404,6 +458,14 @@ def _related(prefix: str, url: str) -> bool:
     """Whether a segment of ``prefix`` may take ``url`` without mixing buckets."""
     bucket = "/".join(url.split("/", 3)[:3]) + "/"
     return directory_of(prefix).startswith(bucket)
+
+
+def _to_append(one: Incoming, sequence: int) -> tuple[bytes, str, str, int, int, int, int, Buffer]:
+    block = one.block
+    return (
+        block.key, block.url, block.version, block.object_size, block.object_offset, block.checked_ms,
+        sequence, one.data,
+    )  # fmt: skip
 
 
 def _now_ms() -> int:

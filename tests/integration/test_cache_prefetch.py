@@ -92,9 +92,10 @@ def test_what_is_asked_for_first_comes_first(cache: Cache, data: DataSet, proxy:
     send(cache, data.urls, 16)
     wait_for(lambda: cache.status()["cached_bytes"] == COUNT * SIZE)
     places = [data.urls.index(f"s3:/{path}") for path in watch.asked]
-    # Those that are in flight together arrive in any order, and a thread may be held up before it asks.
-    late = sorted(abs(place - n) for n, place in enumerate(places))
-    assert late[len(late) * 95 // 100] <= 128  # of 800, in any order it would be 620
+    # Those that are in flight together, up to 256, arrive in any order, and a thread may be held up before it
+    # asks: 95 of 100 are nearer to their place. Of 800 in random order, that many are within 620 of it.
+    off = sorted(abs(place - n) for n, place in enumerate(places))
+    assert off[len(off) * 95 // 100] <= 256
 
 
 def test_a_read_overtakes(cache: Cache, data: DataSet, proxy: CountingProxy) -> None:

@@ -402,3 +402,37 @@ def test_a_segment_is_gone_on_with(cache: CoreCache) -> None:
     assert writer.append(cache.index, other, "s3://bucket/other", "v", 5, 0, 0, 0, b"other")
     assert writer.prefix() == "s3://bucket/o"
     assert [h[1] for h in headers(cache)] == [URL, "s3://bucket/other"]
+
+
+def test_each_of_many_appends_has_its_own_outcome() -> None:
+    cache = CoreCache()
+
+    def block(n: int, length: int, url: str = "") -> tuple[bytes, str, str, int, int, int, int, bytes]:
+        url = url or f"s3://b/{n}"
+        return block_key(IDENTITY, url), url, "v", length, 0, NOW_MS, n, bytes([n]) * length
+
+    room = cache.segment_size // BLOCK_SIZE - 1
+    many = [block(n, BLOCK_SIZE) for n in range(room + 3)]
+    many[1] = block(1, 10, "u" * 5000)
+    outcomes = cache.writer.append_all(cache.index, many)
+    assert isinstance(outcomes[1], ValueError)
+    assert all(isinstance(outcome, bytes) for outcome in outcomes[2:room])
+    assert outcomes[-1] is None, "the segment is full"
+    assert cache.writer.append_all(cache.index, []) == []
+    for n, outcome in enumerate(outcomes):
+        entry = cache.index.get(many[n][0])
+        assert (entry is not None) == isinstance(outcome, bytes)
+        if entry is not None and isinstance(outcome, bytes):
+            assert entry[0][4:] == outcome[4:]
+            offset = cache.start_of(cache.number) + int.from_bytes(outcome[12:16], "little")
+            assert os.pread(cache.fd, BLOCK_SIZE, offset) == many[n][-1]
+    cache.close()
+
+
+def test_many_appends_hold_no_data_afterwards(cache: CoreCache) -> None:
+    data = [bytearray(10), bytearray(BLOCK_SIZE + 1), bytearray(10)]
+    blocks = [(KEY, URL, "v", 1, 0, 0, n, each) for n, each in enumerate(data)]
+    outcomes = cache.writer.append_all(cache.index, blocks)
+    assert [type(outcome) for outcome in outcomes] == [bytes, ValueError, bytes]
+    for each in data:
+        each.append(0)
