@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -27,6 +28,10 @@ log = logging.getLogger("ioaccel.daemon")
 # themselves within a millisecond; Python's 5 ms had dozens of waiting ones wake up 200 times a second.
 # Median of 9 rounds of `bench micro cold`, by turns on a busy machine: 0.97 of obstore, and not 0.73.
 _SWITCH_SECONDS = 0.05
+
+# Cycles are rare here, and while they are looked for, all threads wait: 700 new objects, which Python begins
+# with, are those of ten blocks. This takes 5 to 10% of what a small object costs (docs/design/0003).
+_COLLECT = (100_000, 50, 100)
 
 
 class Settings(msgspec.Struct):
@@ -53,6 +58,7 @@ def run_engine(
     """
     _forget_credentials()
     sys.setswitchinterval(_SWITCH_SECONDS)
+    gc.set_threshold(*_COLLECT)
     _raise_descriptor_limit()
     shards = _open_shards(settings)
     engine = Engine(shards)
