@@ -204,7 +204,7 @@ class Fetcher:
                     weight += sum([self._guess(item, number) for number in numbers])
             latch = Latch()
             wave = self._fly(lacking, terms, latch)
-            latch.wait(terms.deadline - time.monotonic())
+            latch.wait_until(terms.deadline)
             # An object that was met by its first block now shows which others it has.
             new = {id(item): item for item, _, _ in wave if item.known is None}
             for item, number, flight in wave:

@@ -20,6 +20,9 @@ from ioaccel.sources.governor import Governor
 # How often flights are looked at that may have to be hedged: well below what is worth hedging (0.2 s).
 _WATCH_SECONDS = 0.05
 
+# What a flight that gives up at its deadline may take to say so.
+_GRACE_SECONDS = 0.1
+
 # An idle thread costs 30 KB; it leaves after this many seconds.
 _IDLE_SECONDS = 10.0
 
@@ -50,6 +53,10 @@ class Latch:
         """Whether it opened within ``timeout`` seconds."""
         self.down()
         return self._closed.acquire(timeout=max(timeout, 0.0))
+
+    def wait_until(self, deadline: float) -> bool:
+        """`wait`, for flights with a deadline (monotonic): one that has just given up may still tell why."""
+        return self.wait(deadline + _GRACE_SECONDS - time.monotonic())
 
 
 class Flight:

@@ -158,7 +158,7 @@ class Objects:
             (t, self._flights.start(("stat", t.base), self._stat(t, deadline), latch, governor=t.governor))
             for t in alone
         ]
-        latch.wait(deadline - time.monotonic())
+        latch.wait_until(deadline)
         for target, flight in flights:
             results[target.base] = _outcome(flight, target)
         return results
@@ -202,7 +202,7 @@ class Objects:
                 )
                 for after in starts
             ]
-            latch.wait(deadline - time.monotonic())
+            latch.wait_until(deadline)
             for flight in flights:
                 if flight.error is not None or not flight.done:
                     if isinstance(flight.error, AccessDeniedError):

@@ -211,4 +211,5 @@ class Clients:
             return {name: total[name] for name in CLIENT_COUNTERS}
 
     def __len__(self) -> int:
-        return len(self._pages)
+        with self._lock:  # who has left by this count has closed its page, too
+            return len(self._pages)

@@ -39,31 +39,39 @@ def read_in_every_way(cache: Cache, data: DataSet, n: int) -> None:
         cache.read(urls[0] + "x")
 
 
+def descriptors(engine_pid: int) -> tuple[int, int]:
+    gc.collect()
+    return open_descriptors(), open_descriptors(engine_pid)
+
+
+def no_more_descriptors_than(before: tuple[int, int], engine_pid: int) -> bool:
+    """Fewer are no leak: what an earlier test has left, of torch above all, may be closed meanwhile."""
+    return all(now <= then for now, then in zip(descriptors(engine_pid), before, strict=True))
+
+
 def test_descriptors_of_800_reads(s3: SeaweedS3, tmp_path: Path, data: DataSet) -> None:
     with ioaccel.connect(tmp_path, 150 * 30 * KIB, s3.storage_options) as cache:
         for n in range(10):
             read_in_every_way(cache, data, n)
         pid = cache.status()["engine_pid"]
-        before = open_descriptors(), open_descriptors(pid)
+        before = descriptors(pid)
         for n in range(100):
             read_in_every_way(cache, data, n)
-        assert (open_descriptors(), open_descriptors(pid)) == before
+        assert no_more_descriptors_than(before, pid)
 
 
 def test_descriptors_of_200_connections(s3: SeaweedS3, tmp_path: Path, data: DataSet) -> None:
     with ioaccel.connect(tmp_path, "20MB", s3.storage_options) as cache:
         pid = cache.status()["engine_pid"]
-        before = None
+        before = 0, 0
         for n in range(201):
             with ioaccel.connect(tmp_path, storage_options=s3.storage_options) as other:
                 assert other.read(data.urls[n]) == data.data(data.urls[n])
             if n == 0:
-                gc.collect()
                 wait_for(lambda: cache.status()["clients"] == 1)
-                before = open_descriptors(), open_descriptors(pid)
-        gc.collect()
+                before = descriptors(pid)
         wait_for(lambda: cache.status()["clients"] == 1)
-        wait_for(lambda: (open_descriptors(), open_descriptors(pid)) == before)
+        wait_for(lambda: no_more_descriptors_than(before, pid))
 
 
 def test_descriptors_of_connections_that_fail(tmp_path: Path) -> None:
@@ -78,7 +86,7 @@ def test_descriptors_of_connections_that_fail(tmp_path: Path) -> None:
         before = open_descriptors()
         for _ in range(5):
             fail()
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
 
 
 def test_descriptors_of_engines_that_are_killed(s3: SeaweedS3, tmp_path: Path, data: DataSet) -> None:
@@ -88,9 +96,8 @@ def test_descriptors_of_engines_that_are_killed(s3: SeaweedS3, tmp_path: Path, d
             read_in_every_way(cache, data, n)
             kill_engine(cache)
             read_in_every_way(cache, data, n)
-            gc.collect()
-            counts.append((open_descriptors(), open_descriptors(cache.status()["engine_pid"])))
-        assert counts[-1] == counts[1]
+            counts.append(descriptors(cache.status()["engine_pid"]))
+        assert all(last <= second for last, second in zip(counts[-1], counts[1], strict=True))
 
 
 def test_descriptors_of_threads(s3: SeaweedS3, tmp_path: Path, data: DataSet) -> None:
@@ -103,15 +110,14 @@ def test_descriptors_of_threads(s3: SeaweedS3, tmp_path: Path, data: DataSet) ->
                 thread.start()
             for thread in threads:
                 thread.join(30)
-            gc.collect()
-            return open_descriptors(), open_descriptors(pid)
+            return descriptors(pid)
 
         mine, engines = burst()
         for _ in range(3):
             now_mine, now_engines = burst()
             # Up to 16 connections wait for the next request; they come and go.
-            assert abs(now_mine - mine) <= 16
-            assert abs(now_engines - engines) <= 16
+            assert now_mine - mine <= 16
+            assert now_engines - engines <= 16
 
 
 EPOCHS = """
