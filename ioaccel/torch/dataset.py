@@ -158,6 +158,13 @@ class _Worker:
             waited += reader.waited_seconds
         return waited
 
+    def have_read(self, samples: int, seconds: float) -> None:
+        """Counts objects, one a sample, that were read past the scope, in one go; and reports."""
+        self._samples += samples
+        self._served += samples
+        self.scope.seconds += seconds
+        self.report(seconds)
+
     def report(self, seconds: float) -> None:
         """Counts what samples did since the last call, in ``seconds`` with reading; tells what is new."""
         samples, self._samples = self._samples, 0

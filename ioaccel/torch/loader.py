@@ -140,8 +140,11 @@ class Loader:
         return pinned(batch) if self.pin_memory else batch
 
     def _load_tensors(self, indices: Sequence[int]) -> Any:
+        plain: Any = self._plain
         dataset: ObjectDataset = self.dataset
+        start = time.perf_counter()
         buffer, lengths = dataset.read_buffer(indices, self.pin_memory)
+        plain.dataset._ioaccel_worker().have_read(len(lengths), time.perf_counter() - start)
         tensors = TensorBatch(buffer, lengths)
         if dataset.target is None:
             return tensors

@@ -93,6 +93,16 @@ def test_labels(objects: ObjectDataset) -> None:
         assert [len(t) for t in tensors] == [37 * n for n in labels.tolist()]
 
 
+def test_what_batches_of_tensors_waited_for_is_told(objects: ObjectDataset) -> None:
+    loader = Loader(objects, batch_size=10, num_workers=2)
+    for _ in range(2):
+        assert len(list(loader)) == COUNT // 10
+    epochs = loader.explain().epochs
+    assert [(e.batches, e.samples, e.served) for e in epochs] == [(COUNT // 10, COUNT, COUNT)] * 2
+    assert all(e.reading > 0 for e in epochs)
+    assert sum(e.store for e in epochs) == pytest.approx(objects.cache._reader.waited_seconds)
+
+
 def test_memory_is_used_again_and_never_too_early(objects: ObjectDataset, data: DataSet) -> None:
     kept, addresses = [], set()
     for batch in Loader(objects, batch_size=10):
