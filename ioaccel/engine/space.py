@@ -131,7 +131,11 @@ class Space:
         outcomes: dict[int, tuple[bytes, bool] | Exception] = {}
         todo = list(range(len(incoming)))
         while todo:
-            places = self._take([incoming[n] for n in todo])
+            try:
+                places = self._take([incoming[n] for n in todo])
+            except Exception as error:  # noqa: BLE001  # of the first alone
+                outcomes[todo.pop(0)] = error
+                continue
             if not places:
                 n = todo.pop(0)
                 outcomes[n] = self._pass_through(incoming[n])
@@ -181,7 +185,12 @@ class Space:
             for one in incoming:
                 if one.expected is not None:
                     self._take_back(one.expected)
-                place = self._place(one, alone=not places)
+                try:
+                    place = self._place(one, alone=not places)
+                except Exception:
+                    if not places:
+                        raise
+                    break  # it fails again when it is the first
                 if place is None:
                     break
                 places.append(place)

@@ -16,7 +16,7 @@ from ioaccel._core._engine import BLOCK_SIZE, DATA_START, Writer, block_key
 from ioaccel.engine.block import Block
 from ioaccel.engine.engine import Engine
 from ioaccel.engine.sessions import Session
-from ioaccel.engine.shard import open_shard
+from ioaccel.engine.shard import Segment, Shard, open_shard
 from ioaccel.engine.space import Incoming
 from ioaccel.engine.transit import SEGMENT_SIZE
 
@@ -109,6 +109,25 @@ def test_a_block_that_cannot_be_cached_leaves_the_others_alone(engine: Engine) -
     assert isinstance(first, tuple)
     assert isinstance(last, tuple)
     assert (first[1], last[1]) == (True, True)
+    assert_at_rest(engine)
+
+
+def test_a_block_that_finds_no_place_leaves_the_others_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writable = engine.space._writable
+
+    def short_of_memory(shard: Shard, url: str, session: Session) -> Segment | None:
+        if url.endswith("/1"):
+            raise MemoryError
+        return writable(shard, url, session)
+
+    monkeypatch.setattr(engine.space, "_writable", short_of_memory)
+    session = Session("one")
+    first, bad, last = engine.space.store([incoming(n, 100, session) for n in range(3)])
+    assert isinstance(bad, MemoryError)
+    assert isinstance(first, tuple)
+    assert isinstance(last, tuple)
     assert_at_rest(engine)
 
 
