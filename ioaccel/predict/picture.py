@@ -46,8 +46,8 @@ def draw(scale: Sequence[Efficiency], *, setting: str, path: Path) -> None:
     axes.grid(visible=True, color="#e4e7eb")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.legend(frameon=False, loc="best")
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle("Parallel efficiency, predicted by ioaccel plan", x=0.06, ha="left", color=INK)
     figure.text(0.06, 0.89, setting, fontsize=9, color=FAINT)
-    figure.subplots_adjust(left=0.09, right=0.97, bottom=0.12, top=0.86)
+    figure.subplots_adjust(left=0.09, right=0.8, bottom=0.12, top=0.86)
     figure.savefig(path)
