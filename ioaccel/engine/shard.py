@@ -106,16 +106,16 @@ class Shard:
             self.superblock = None
 
     def allocate(self, segment: Segment) -> None:
-        """Gives the segment its disk space; OSError (ENOSPC above all) if there is none."""
+        """Gives the segment its place in the file, and its disk space; OSError (ENOSPC above all) if there is
+        none.
+
+        In a small cache, segments take space as they are written: what they might take is a good part of all.
+        """
         self.write_superblock()
         if segment.number < self._allocated:
             return
         start = self.start_of(segment.number)
-        try:
-            os.posix_fallocate(self.fd, start, self.segment_size)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                raise
+        if self.segment_size <= _SMALLEST_SEGMENT or not _fallocate(self.fd, start, self.segment_size):
             os.ftruncate(self.fd, max(os.fstat(self.fd).st_size, start + self.segment_size))
         self._allocated = segment.number + 1
 
@@ -189,6 +189,17 @@ class Shard:
             segment.writer = None
         for fd in (self.fd, self.lock_fd):
             os.close(fd)
+
+
+def _fallocate(fd: int, start: int, size: int) -> bool:
+    """Whether the file system could do it; OSError if it has no room."""
+    try:
+        os.posix_fallocate(fd, start, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        return False
+    return True
 
 
 def open_shard(number: int, directory: Path, capacity: int | None, served: list[str]) -> Shard:

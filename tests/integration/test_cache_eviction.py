@@ -64,6 +64,14 @@ def test_the_least_recently_read_goes_first(s3, two, tmp_path):
     assert left_old < len(old) * SIZE
 
 
+def test_a_small_cache_takes_no_more_of_the_disk_than_it_holds(s3, two, tmp_path):
+    """Its segments are a good part of it, so those that are only begun must not take their whole size."""
+    with ioaccel.connect(tmp_path, "11MB", s3.storage_options) as cache:
+        cache.read_many(two[0])
+        assert cached(cache, two[0]) == 11_000_000
+        assert (tmp_path / "shard.data").stat().st_blocks * 512 < 1.05 * 11_000_000
+
+
 def test_a_full_cache_of_one_segment_goes_to_the_next_job(s3, two, tmp_path):
     first, second = two
     with ioaccel.connect(tmp_path, "5MB", s3.storage_options) as one:
