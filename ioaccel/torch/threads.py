@@ -67,6 +67,10 @@ class InThreads:
             raise RuntimeError(
                 f"a batch took more than {self._timeout} s; its transform hangs, or timeout= is too short"
             ) from None
+        finally:
+            # An error knows this frame, and the future knows the error: left in a circle they would keep
+            # this object, and so its threads, until the next garbage collection.
+            del future
 
     def close(self) -> None:
         """Has the threads end; what none has begun is dropped."""
@@ -103,3 +107,4 @@ def _run(
             except BaseException as error:  # noqa: BLE001
                 future.set_exception(error)
         del future, item
+    failure = None  # it knows this frame
