@@ -29,12 +29,15 @@ def wait_for(what: Callable[[], T], seconds: float = 10.0) -> T:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended; it may still wait for its parent to take note."""
+    """Whether a process has ended, with all its threads; it may still wait for its parent to take note."""
+    process = Path(f"/proc/{pid}")
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+        # The first thread is a zombie before the others have ended: one of an engine owns the index until then.
+        threads = len(list((process / "task").iterdir()))
     except (FileNotFoundError, ProcessLookupError):
         return True
-    return state in "ZX"
+    return state in "ZX" and threads == 1
 
 
 def kill_engine(cache: Cache) -> dict[str, Any]:
