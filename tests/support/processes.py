@@ -33,7 +33,7 @@ def gone(pid: int) -> bool:
     process = Path(f"/proc/{pid}")
     try:
         state = (process / "stat").read_text().rpartition(")")[2].split()[0]
-        # The first thread is a zombie before the others have ended: one of an engine owns the index until then.
+        # The first thread is a zombie before the others have ended: one of them owns an engine's index.
         threads = len(list((process / "task").iterdir()))
     except (FileNotFoundError, ProcessLookupError):
         return True
