@@ -293,7 +293,7 @@ def _open_file(number: int, directory: Path, capacity: int | None, lock_fd: int)
                 stat = os.statvfs(directory)
                 capacity = int(stat.f_bavail * stat.f_frsize * 0.8)
             segment_size = segment_size_for(capacity)
-            os.ftruncate(fd, 0)
+            _empty(path, fd)
         else:
             segment_size = known[0]
             capacity = known[1] if capacity is None else capacity
@@ -311,6 +311,17 @@ def _open_file(number: int, directory: Path, capacity: int | None, lock_fd: int)
         except OSError as error:
             shard.failed(error)  # a full disk: blocks pass through until it has room
     return shard
+
+
+def _empty(path: Path, fd: int) -> None:
+    """Truncates a file to nothing, if there is something in it.
+
+    ext4 and XFS take a file that was truncated for one that is being replaced: whoever next closes a descriptor
+    of it, were it a reader, waits until all of it has been sent to the disk. So that is done while it is empty.
+    """
+    if os.fstat(fd).st_size:
+        os.ftruncate(fd, 0)
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
 
 def segment_size_for(capacity: int) -> int:
