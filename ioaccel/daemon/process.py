@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import logging
 import os
@@ -33,6 +34,10 @@ _SWITCH_SECONDS = 0.05
 # with, are those of ten blocks. This takes 5 to 10% of what a small object costs (docs/design/0003).
 _COLLECT = (100_000, 50, 100)
 
+# A place in the kernel's table of descriptors takes 8 bytes. As many as requests that a governor admits, the
+# clients of a node with 8 GPUs, and as much again.
+_DESCRIPTORS = 1024
+
 
 class Settings(msgspec.Struct):
     """What an engine is started with."""
@@ -59,7 +64,7 @@ def run_engine(
     _forget_credentials()
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.set_threshold(*_COLLECT)
-    _raise_descriptor_limit()
+    _make_room_for_descriptors()
     shards = _open_shards(settings)
     engine = Engine(shards)
     socket_path = Path(settings.directories[0]) / wire.SOCKET
@@ -106,11 +111,17 @@ def _forget_credentials() -> None:
             del os.environ[name]
 
 
-def _raise_descriptor_limit() -> None:
-    """A client takes three descriptors, a request to a store one: the usual soft limit of 1024 is too low."""
+def _make_room_for_descriptors() -> None:
+    """A client takes three descriptors, a request to a store one: the usual soft limit of 1024 is too low.
+
+    The kernel's table of them grows by doubling. Before there are threads that is nothing; afterwards all
+    that open a connection wait for it, some 20 ms each time (for RCU), in the first requests of a job.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.suppress(OSError), open(os.devnull, "rb") as some:
+        os.close(fcntl.fcntl(some, fcntl.F_DUPFD_CLOEXEC, _DESCRIPTORS - 1))
 
 
 def _open_shards(settings: Settings) -> list[Shard]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import resource
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -219,6 +220,15 @@ def test_data_loader_workers(cache: Cache, data: DataSet, method: str) -> None:
     assert cache.status()["clients"] == 3
     assert cache.status()["direct_bytes"] == 0
     loader._iterator._shutdown_workers()  # type: ignore[union-attr]
+
+
+def test_the_engine_has_room_for_descriptors_before_it_needs_them(cache: Cache) -> None:
+    """Later the kernel's table grows while all threads that open a connection wait: 60 ms of a first epoch."""
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 1024:
+        pytest.skip("fewer descriptors are allowed here")
+    status = Path(f"/proc/{cache.status()['engine_pid']}/status").read_text()
+    [size] = [int(line.split()[1]) for line in status.splitlines() if line.startswith("FDSize:")]
+    assert size >= 1024
 
 
 def test_threads(cache: Cache, data: DataSet) -> None:
