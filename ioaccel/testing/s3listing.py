@@ -10,36 +10,29 @@ import sys
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 PAGE = 1000  # S3's own limit
-WALKS = 8  # listings that may be under way at the same time; one of a million keys takes 250 MB
+WALKS = 8  # listings that may be under way at the same time; one of a million keys takes 80 MB
 LAST = "\U0010ffff"  # sorts behind whatever follows a common prefix
 
 
-class Entry(NamedTuple):
-    """An object as a listing shows it."""
-
-    key: str
-    size: int
-    mtime: float
-
-    @property
-    def etag(self) -> str:
-        """What nginx sends as the file's ETag."""
-        return etag(self.size, self.mtime)
-
-
-def etag(size: int, mtime: float) -> str:
+def etag(status: os.stat_result) -> str:
     """nginx's ETag of a file. It has whole seconds only."""
-    return f'"{int(mtime):x}-{size:x}"'
+    return f'"{_seconds(status):x}-{status.st_size:x}"'
+
+
+def _seconds(status: os.stat_result) -> int:
+    """The seconds of a file's mtime. The float that ``st_mtime`` is may be that of the next one."""
+    return status.st_mtime_ns // 10**9
 
 
 class _Failed(Exception):
@@ -58,7 +51,7 @@ class ListingServer:
         self._objects = objects
         self._socket = socket
         self._lock = threading.Lock()
-        self._walks: dict[str, list[Entry]] = {}  # by the number that their continuation tokens carry
+        self._walks: dict[str, list[str]] = {}  # keys, by the number that their continuation tokens carry
         self._count = 0
 
     def __enter__(self) -> Self:
@@ -97,20 +90,21 @@ class ListingServer:
     def _page(self, bucket: str, query: dict[str, str]) -> str:
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
         limit = min(int(query.get("max-keys", PAGE)), PAGE)
-        number, entries, position = self._begin(bucket, prefix, query)
+        number, keys, position = self._begin(bucket, prefix, query)
         written = quote if query.get("encoding-type") == "url" else escape
         parts: list[str] = []
-        while len(parts) < limit and position < len(entries) and entries[position].key.startswith(prefix):
-            entry = entries[position]
-            head, cut, _ = entry.key[len(prefix) :].partition(delimiter) if delimiter else ("", "", "")
+        while len(parts) < limit and position < len(keys) and keys[position].startswith(prefix):
+            key = keys[position]
+            head, cut, _ = key[len(prefix) :].partition(delimiter) if delimiter else ("", "", "")
             if cut:
                 common = prefix + head + cut
                 parts.append(f"<CommonPrefixes><Prefix>{written(common)}</Prefix></CommonPrefixes>")
-                position = bisect_right(entries, common + LAST, key=_key)
+                position = bisect_right(keys, common + LAST)
             else:
-                parts.append(_contents(entry, written(entry.key)))
+                with suppress(FileNotFoundError):  # removed since
+                    parts.append(_contents(self._objects / bucket / key, written(key)))
                 position += 1
-        more = limit > 0 and position < len(entries) and entries[position].key.startswith(prefix)
+        more = limit > 0 and position < len(keys) and keys[position].startswith(prefix)
         token = f"<NextContinuationToken>{number}.{position}</NextContinuationToken>" if more else ""
         return (
             '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
@@ -120,8 +114,8 @@ class ListingServer:
             f"{token}{''.join(parts)}</ListBucketResult>"
         )
 
-    def _begin(self, bucket: str, prefix: str, query: dict[str, str]) -> tuple[str, list[Entry], int]:
-        """The entries that a page is cut from, the number they are kept under, and where it begins.
+    def _begin(self, bucket: str, prefix: str, query: dict[str, str]) -> tuple[str, list[str], int]:
+        """The keys that a page is cut from, the number they are kept under, and where it begins.
 
         The first page walks the files; those that continue it are cut from the same walk.
         """
@@ -131,16 +125,16 @@ class ListingServer:
                 if number not in self._walks:
                     raise _Failed(400, "InvalidArgument", "The continuation token provided is incorrect")
                 return number, self._walks[number], int(position)
-        entries = sorted(_files(self._objects / bucket, "", prefix))
+        keys = sorted(_files(self._objects / bucket, "", prefix))
         with self._lock:
             self._count += 1
-            self._walks[number := str(self._count)] = entries
+            self._walks[number := str(self._count)] = keys
             if len(self._walks) > WALKS:
                 del self._walks[next(iter(self._walks))]
-        first = bisect_left(entries, prefix, key=_key)
+        first = bisect_left(keys, prefix)
         if after := query.get("start-after"):
-            first = max(first, bisect_right(entries, after, key=_key))
-        return number, entries, first
+            first = max(first, bisect_right(keys, after))
+        return number, keys, first
 
 
 class _Server(ThreadingUnixStreamServer):
@@ -182,8 +176,8 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _files(directory: Path, below: str, prefix: str) -> Iterator[Entry]:
-    """The objects in a directory whose keys begin with ``below``, except where none can match."""
+def _files(directory: Path, below: str, prefix: str) -> Iterator[str]:
+    """The keys of a directory's objects that begin with ``below``, except where none can match."""
     with os.scandir(directory) as found:
         for each in found:
             key = below + each.name
@@ -191,17 +185,13 @@ def _files(directory: Path, below: str, prefix: str) -> Iterator[Entry]:
                 if f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/"):
                     yield from _files(directory / each.name, f"{key}/", prefix)
             elif key.startswith(prefix):
-                status = each.stat()
-                yield Entry(key, status.st_size, status.st_mtime)
+                yield key
 
 
-def _key(entry: Entry) -> str:
-    return entry.key
-
-
-def _contents(entry: Entry, key: str) -> str:
-    modified = datetime.fromtimestamp(int(entry.mtime), UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+def _contents(path: Path, key: str) -> str:
+    status = path.stat()
+    modified = datetime.fromtimestamp(_seconds(status), UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
     return (
-        f"<Contents><Key>{key}</Key><LastModified>{modified}</LastModified><ETag>{escape(entry.etag)}</ETag>"
-        f"<Size>{entry.size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+        f"<Contents><Key>{key}</Key><LastModified>{modified}</LastModified><ETag>{escape(etag(status))}</ETag>"
+        f"<Size>{status.st_size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
     )

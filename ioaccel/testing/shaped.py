@@ -137,8 +137,9 @@ class ShapedStore:
         with contextlib.suppress(FileNotFoundError):
             now = max(now, path.stat().st_mtime + 1)
         os.utime(part, (now, now))
+        status = part.stat()
         part.replace(path)
-        return etag(len(data), now)
+        return etag(status)
 
     def put_many(self, bucket: str, objects: Iterable[tuple[str, bytes]]) -> int:
         """Store many objects and return how many."""

@@ -11,6 +11,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import pytest
 from support.data import payload
@@ -101,6 +102,14 @@ def test_a_new_version_has_a_new_etag(store: ShapedStore) -> None:
     assert (status, body, headers["ETag"]) == (200, b"two", second)
     store.delete("b", "version")
     assert ask(store, "version")[0] == 404
+
+
+def test_a_listing_has_the_etags_of_answers(store: ShapedStore) -> None:
+    store.put("b", "late/x", b"at the end of a second")
+    os.utime(store.directory / "b/late/x", ns=(0, 1_700_000_000_999_999_999))
+    _, headers, _ = ask(store, "late/x")
+    with urllib.request.urlopen(f"{store.endpoint}/b?list-type=2&prefix=late/", timeout=30) as answer:
+        assert f"<ETag>{escape(headers['ETag'])}</ETag>".encode() in answer.read()
 
 
 def test_counts(store: ShapedStore) -> None:
