@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import msgspec
@@ -14,8 +14,10 @@ import msgspec
 from ioaccel._core._engine import BLOCK_SIZE, Index, block_key, version_hash
 from ioaccel.engine.block import block_of
 from ioaccel.engine.flights import Flight, Flights, Latch
+from ioaccel.engine.walk import WAITS, Front, Walk
 from ioaccel.errors import AccessDeniedError, StoreTimeoutError
 from ioaccel.sources import ObjectInfo, Source
+from ioaccel.sources.base import PAGE
 from ioaccel.sources.governor import Governor
 
 # 100,000 objects are 30 MB; what falls out is asked of the index, or of the store again.
@@ -30,12 +32,6 @@ _LONE_CHECKS = 4
 
 # What one page of a walk may take; nobody waits for it.
 _PAGE_SECONDS = 60.0
-
-# Behind every key.
-_LAST_KEY = "\U0010ffff"
-
-# Pages of a listing that are asked for at once, when many neighbours are to be checked.
-_PAGES_AT_ONCE = 8
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -58,18 +54,6 @@ class Known(msgspec.Struct, frozen=True):
     checked_ms: int
 
 
-@dataclass(slots=True)
-class _Walk:
-    """How far the versions in one directory have been checked, object by object and page by page."""
-
-    oldest_ms: int  # for sessions that began then, or before
-    lone: int = 0
-    pages: int = 0
-    after: str = ""
-    under_way: bool = False
-    done: bool = False
-
-
 class Objects:
     """Objects seen lately, and the ways to check their versions. Any thread."""
 
@@ -80,8 +64,7 @@ class Objects:
         self._lock = threading.Lock()
         self._known: OrderedDict[bytes, Known] = OrderedDict()
         self._unlistable: set[bytes] = set()
-        self._begun: dict[tuple[bytes, str], int] = {}  # when a directory's first page was asked for
-        self._walks: dict[tuple[bytes, str], _Walk] = {}
+        self._walks: dict[tuple[bytes, str], Walk] = {}
 
     def get(self, target: Target) -> Known | None:
         return self._known.get(target.base)  # without the lock: one look into a dict is atomic
@@ -137,8 +120,8 @@ class Objects:
         """Asks the store for the versions of objects, by the cheapest means.
 
         Neighbours are checked together: a page of a listing costs one request and checks a thousand
-        objects. A lone object, or a store that may not be listed, is asked for each; but several lone
-        ones in a directory are followed by a walk through it, in the background.
+        objects (`ioaccel.engine.walk`). A lone object, or a store that may not be listed, is asked for
+        each; but several lone ones in a directory are followed by a walk through it, in the background.
         """
         groups: dict[tuple[int, str], list[Target]] = defaultdict(list)
         for target in targets:
@@ -148,11 +131,15 @@ class Objects:
         for (_, parent), group in groups.items():
             if not self._may_list(group[0]):
                 alone += group
-            elif len(group) > 1:
-                alone += self._check_by_pages(parent, group, oldest_ms, deadline, results)
-            else:
-                alone += group
-                self._note_lone(group[0], parent, oldest_ms)
+                continue
+            walk = self._walk_of(group[0], parent, oldest_ms)
+            asked = walk.ask(len(group))
+            left = group
+            if len(group) > 1:
+                left = self._check_by_pages(walk, parent, group, oldest_ms, deadline, results)
+            alone += left
+            if left and asked >= _LONE_CHECKS:
+                self._walk_on(walk, left[0], parent)
         latch = Latch()
         flights = [
             (t, self._flights.start(("stat", t.base), self._stat(t, deadline), latch, governor=t.governor))
@@ -174,94 +161,87 @@ class Objects:
 
         return work
 
+    def _walk_of(self, target: Target, parent: str, oldest_ms: int) -> Walk:
+        """The walk through a directory: one that began late enough, or a new one."""
+        directory = (target.identity, parent)
+        with self._lock:
+            walk = self._walks.get(directory)
+            if walk is None or walk.begun_ms < oldest_ms:
+                if len(self._walks) >= _MOST_DIRECTORIES:
+                    self._walks.clear()
+                walk = self._walks[directory] = Walk(now_ms())
+            return walk
+
     def _check_by_pages(
         self,
+        walk: Walk,
         parent: str,
         group: list[Target],
         oldest_ms: int,
         deadline: float,
         results: dict[bytes, Known | Exception],
     ) -> list[Target]:
-        """Checks a directory's objects page by page; those it could not check come back."""
-        one = group[0]
+        """Checks a directory's objects page by page; what it did not check so comes back."""
         todo = sorted(group, key=lambda t: t.key)
-        unlisted: list[Target] = []
-        starts = self._first_start(one, parent, oldest_ms)
-        a_page = 1  # how many of them one page checks
-        while todo and time.monotonic() < deadline:
-            # The listing begins behind `after`: the key without its last character stands before it.
-            step = max(a_page, len(todo) // _PAGES_AT_ONCE)
-            starts = starts or [t.key[:-1] for t in todo[::step]]
+        for _ in range(WAITS):
+            pages = walk.pages([target.key for target in todo])
+            if walk.large or not pages or time.monotonic() > deadline:
+                break
             latch = Latch()
             flights = [
                 self._flights.start(
-                    ("page", one.identity, parent, after),
-                    self._page(one, parent, after, deadline),
+                    ("page", todo[0].identity, parent, walk.begun_ms, after),
+                    self._page(walk, front, after, todo[0], parent, deadline),
                     latch,
-                    governor=one.governor,
+                    governor=todo[0].governor,
                 )
-                for after in starts
+                for front, after in pages
             ]
             latch.wait_until(deadline)
-            for flight in flights:
-                if flight.error is not None or not flight.done:
-                    if isinstance(flight.error, AccessDeniedError):
-                        with self._lock:
-                            self._unlistable.add(one.identity)
-                    return todo + unlisted
+            if any(isinstance(flight.error, AccessDeniedError) for flight in flights):
+                self._list_no_more(todo[0])
+            if any(flight.error is not None or not flight.done for flight in flights):
+                break
             left = []
             for target in todo:
                 known = self.get(target)
                 if known is not None and known.checked_ms >= oldest_ms:
                     results[target.base] = known
-                elif any(f.result[0] <= target.key <= f.result[1] for f in flights):
-                    unlisted.append(target)  # gone, or in an order of the store's own: ask for it alone
                 else:
                     left.append(target)
-            a_page = max(1, (len(todo) - len(left)) // len(flights))
-            todo, starts = left, []
-        return todo + unlisted
+            if not left:
+                return []
+            walk.spread(len(todo) - len(left), [target.key for target in left])
+            todo = left
+        return todo
 
-    def _note_lone(self, target: Target, parent: str, oldest_ms: int) -> None:
-        """Counts a check of one object; after a few, all of its directory is checked, as far as that pays."""
-        directory = (target.identity, parent)
+    def _list_no_more(self, target: Target) -> None:
         with self._lock:
-            walk = self._walks.get(directory)
-            if walk is None or walk.oldest_ms < oldest_ms:
-                if len(self._walks) >= _MOST_DIRECTORIES:
-                    self._walks.clear()
-                walk = self._walks[directory] = _Walk(oldest_ms)
-            walk.lone += 1
-            if walk.under_way or walk.done or walk.lone < _LONE_CHECKS:
-                return
-            walk.under_way = True
-        self._flights.start(("walk", directory), lambda: self._walk(walk, target, parent), Latch())
+            self._unlistable.add(target.identity)
 
-    def _walk(self, walk: _Walk, target: Target, parent: str) -> None:
-        """Reads page after page of a directory's listing, no more of them than objects were checked alone."""
-        try:
-            while walk.pages < walk.lone:
-                _, last = self._page(target, parent, walk.after, time.monotonic() + _PAGE_SECONDS)()
-                walk.pages += 1
-                walk.after = last
-                walk.done = last == _LAST_KEY
-                if walk.done:
-                    return
-        except AccessDeniedError:
-            with self._lock:
-                self._unlistable.add(target.identity)
-        finally:
-            walk.under_way = False
+    def _walk_on(self, walk: Walk, target: Target, parent: str) -> None:
+        """Reads further pages of a directory's listing in the background, as far as that pays."""
 
-    def _first_start(self, target: Target, parent: str, oldest_ms: int) -> list[str]:
-        """Where to begin: at the first object, unless that page was read. It may be the only one."""
-        with self._lock:
-            return [] if self._begun.get((target.identity, parent), 0) >= oldest_ms else [""]
+        def work(front: Front) -> None:
+            try:
+                while walk.pays(front):
+                    deadline = time.monotonic() + _PAGE_SECONDS
+                    self._page(walk, front, front.after, target, parent, deadline)()
+            except AccessDeniedError:
+                self._list_no_more(target)
+            finally:
+                front.under_way = False
 
-    def _page(self, target: Target, parent: str, after: str, deadline: float):  # type: ignore[no-untyped-def]
-        """Work that reads one page of a listing: the range of keys that it checks."""
+        for front in walk.begin():
+            key = ("walk", target.identity, parent, walk.begun_ms, front.begun)
+            self._flights.start(key, partial(work, front), Latch())
 
-        def work() -> tuple[str, str]:
+    def _page(  # type: ignore[no-untyped-def]
+        self, walk: Walk, front: Front, after: str, target: Target, parent: str, deadline: float
+    ):
+        """Work that reads one page of a listing."""
+
+        def work() -> None:
             asked_ms = now_ms()
             page = target.governor.call(
                 target.url,
@@ -270,12 +250,7 @@ class Objects:
             )
             for info in page:
                 self.listed(block_key(target.identity, target.source.url(info.key)), info, asked_ms)
-            if not after:
-                with self._lock:
-                    if len(self._begun) >= _MOST_DIRECTORIES:
-                        self._begun.clear()
-                    self._begun[target.identity, parent] = asked_ms
-            return after, page[-1].key if len(page) >= 1000 else _LAST_KEY
+            walk.read(front, after, page[-1].key if len(page) >= PAGE else None)
 
         return work
 

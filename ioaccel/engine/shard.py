@@ -316,8 +316,9 @@ def _open_file(number: int, directory: Path, capacity: int | None, lock_fd: int)
 def _empty(path: Path, fd: int) -> None:
     """Truncates a file to nothing, if there is something in it.
 
-    ext4 and XFS take a file that was truncated for one that is being replaced: whoever next closes a descriptor
-    of it, were it a reader, waits until all of it has been sent to the disk. So that is done while it is empty.
+    ext4 and XFS take a file that was truncated for one that is being replaced: whoever next closes a
+    descriptor of it, were it a reader, waits until all of it was sent to the disk. So that is done while it
+    is empty.
     """
     if os.fstat(fd).st_size:
         os.ftruncate(fd, 0)
