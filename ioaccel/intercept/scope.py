@@ -148,17 +148,17 @@ class Scope(Ledger):
             self.reads.append(Read(target.store, url, 0, None))
         return data
 
-    def read_ahead(self, reads: Sequence[Read]) -> None:
+    def read_ahead(self, reads: Sequence[Read], *, hint: bool = False) -> None:
         """Asks for all that is missing among these extents at once; the next opens find it.
 
-        Errors are left to whoever reads.
+        With ``hint``, the disk is told of the others. Errors are left to whoever reads.
         """
         begun = perf_counter()
         self.held.clear()
         for store, reader in list(self.stores.items()):
             wanted = list(dict.fromkeys(r[1:] for r in reads if r.store == store))
             try:
-                self._read_missing(store, reader, reader.missing(wanted))
+                self._read_missing(store, reader, reader.missing(wanted, hint=hint))
             except TooLong:
                 pass  # what is small was fetched nevertheless
             except Exception as error:  # noqa: BLE001

@@ -179,7 +179,7 @@ class Ahead:
         if drawn:
             if not self.calm and (self._weighed < _WEIGHED_BATCHES or number % _WEIGH_STRIDE == 0):
                 self._weigh(indices)
-        elif self._plan(indices):
+        elif self._plan(number, indices):
             self._waiting.pop()
 
     def _ask(self) -> bool:
@@ -192,16 +192,18 @@ class Ahead:
             return False
         waiting, self._waiting = self._waiting, deque()
         for number, batch in waiting:
-            if not self._plan(batch):
+            if not self._plan(number, batch):
                 self._waiting.append((number, batch))
         return True
 
-    def _plan(self, indices: Sequence[int]) -> bool:
+    def _plan(self, number: int, indices: Sequence[int]) -> bool:
         """Has prefetched what a batch reads; False if that is not known."""
         reads = self._reads.of(indices)
         if not any(read.store in self._stores for read in reads):
             return False
-        self._prefetch(reads)
+        # What all is in memory needs no hints, which are most of what it costs to look. But it may have left
+        # memory since the last epoch: the first batches show that, and must not wait sample by sample.
+        self._prefetch(reads, hint=not self.calm or number <= _CALM_STRIDE)
         return True
 
     def _plan_skipped(self) -> None:
@@ -210,7 +212,7 @@ class Ahead:
             while True:
                 number, indices = self._skipped.popleft()
                 if number > self._drawn:
-                    self._plan(indices)
+                    self._plan(number, indices)
 
     def waited(self, store: float, disk: float) -> None:
         """Workers had to wait so many seconds more, for the store and for disks. While it is `resting`."""
@@ -228,9 +230,7 @@ class Ahead:
             self._calm = 0
         self._disk_told, self._disk_here, self._looked = 0.0, here, now
 
-    def _prefetch(self, reads: Sequence[Read]) -> None:
-        # What all is in memory needs no hints, which are most of what it costs to look.
-        hint = not self.calm
+    def _prefetch(self, reads: Sequence[Read], *, hint: bool) -> None:
         self._calm += 1
         for store, reader in list(self._stores.items()):
             wanted = list(dict.fromkeys(read[1:] for read in reads if read.store == store))

@@ -103,18 +103,26 @@ class _Worker:
         self._stores = -1  # how many there were when they were looked up
         # In a row, in which nothing was missing.
         self._calm_batches = _CALM_BATCHES if settings.calm else 0
-        self._store_seconds = 0.0
+        self._store_seconds = self._disk_seconds = (
+            0.0  # that were waited, when samples were last looked after
+        )
+        self._hinted = False  # the disk has been told what the batch reads
         self.calm = False  # what is known is cached: samples are not looked after, until one has to wait
 
     def ahead(self, indices: Sequence[Any]) -> None:
         """Asks for what these samples will read, as far as it is known and not cached."""
         if self._settings.batched:
             return
-        waited = self._store_seconds
-        self._store_seconds = self._waits()
-        self._calm_batches = self._calm_batches + 1 if waited == self._store_seconds else 0
+        store, disk = self._store_seconds, self._disk_seconds
+        self._store_seconds, self._disk_seconds = self._waits(), self._disk_waits()
+        # One sample after the other would wait for the disk, behind all that others have asked it for.
+        self._hinted = disk != self._disk_seconds
+        self._calm_batches = self._calm_batches + 1 if store == self._store_seconds else 0
         self.calm = (
-            self._calm_batches > _CALM_BATCHES and self._calm_batches % _CALM_STRIDE != 0 and self.reads.known
+            self._calm_batches > _CALM_BATCHES
+            and self._calm_batches % _CALM_STRIDE != 0
+            and not self._hinted
+            and self.reads.known
         )
         if self.calm:
             return
@@ -124,18 +132,19 @@ class _Worker:
             self._expected = dict(zip(numbers, each, strict=True))
             reads = [read for reads in each for read in reads]
             if reads:
-                self.scope.read_ahead(reads)
+                self.scope.read_ahead(reads, hint=self._hinted)
         except Exception as error:  # noqa: BLE001  # what the user's extents= raises, or a data set that misled us
             self.scope.refuse("prefetch", error)
 
     def take(self, index: Any) -> bool:
         """Notes what the sample has read since the last call; whether the others should be looked after."""
-        if self.calm and self._waits() == self._store_seconds:
+        cold = not self._hinted and self._disk_waits() != self._disk_seconds
+        if self.calm and not cold and self._waits() == self._store_seconds:
             self._served += len(self.scope.reads)
             self.scope.reads.clear()
             self._samples += 1
             return False
-        woken, self.calm = self.calm, False
+        woken, self.calm = self.calm or cold, False
         reads, self.scope.reads = list(dict.fromkeys(self.scope.reads)), []
         self._samples += 1
         self._served += len(reads)
@@ -156,6 +165,13 @@ class _Worker:
         waited = 0.0
         for reader in self._readers:
             waited += reader.waited_seconds
+        return waited
+
+    def _disk_waits(self) -> float:
+        """The same for disks."""
+        waited = 0.0
+        for reader in self._readers:
+            waited += reader.disk_seconds
         return waited
 
     def have_read(self, samples: int, seconds: float) -> None:

@@ -23,6 +23,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 import ioaccel
 from ioaccel import Cache, ConfigError
+from ioaccel.client.reader import Reader
 from ioaccel.testing.countproxy import CountingProxy, Fault
 from ioaccel.testing.seaweed import SeaweedS3
 from ioaccel.torch import accelerate
@@ -84,6 +85,36 @@ def total(proxy: CountingProxy) -> int:
 
 def initialize(number: int) -> None:
     """A worker_init_fn."""
+
+
+def test_who_waits_for_a_disk_tells_it_of_the_rest_of_the_batch(
+    cache: Cache, data: DataSet, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sample by sample, each would wait behind all that others have asked the disk for."""
+    waited = 0.0
+
+    class Slow(td.Told):
+        def __getitem__(self, index: int) -> Any:
+            nonlocal waited
+            waited += index == 3
+            return super().__getitem__(index)
+
+    hints: list[tuple[int, bool]] = []
+    missing = Reader.missing
+
+    def recorded(self: Reader, extents: Any, *, hint: bool = False) -> Any:
+        hints.append((len(extents), hint))
+        return missing(self, extents, hint=hint)
+
+    cache.read_many(data.urls)
+    dataset = accelerate(Slow(data.urls, options), cache=cache)
+    for _ in range(12):  # until nothing is looked after any more
+        dataset.__getitems__(range(10, 20))
+    monkeypatch.setattr(Reader, "disk_seconds", property(lambda _: waited))
+    monkeypatch.setattr(Reader, "missing", recorded)
+    for indices in (range(10), range(10, 20), range(20, 30)):
+        assert [index for index, _ in dataset.__getitems__(indices)] == list(indices)
+    assert [hint for hint in hints if hint[1]] == [(6, True)]
 
 
 def test_all_settings_are_kept(any_cache: Cache) -> None:
