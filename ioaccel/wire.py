@@ -19,7 +19,7 @@ from ioaccel.errors import IOAccelError, _rebuild
 from ioaccel.sources import SourceSpec
 
 # Grows with every change that an engine and a client of different releases would trip over.
-PROTOCOL = 2
+PROTOCOL = 3
 
 # Where an engine listens: this name in the first of its directories.
 SOCKET = "engine.sock"
@@ -32,6 +32,9 @@ MAX_DESCRIPTORS = 67
 
 # One extent: URL, offset, length (None: to the end).
 Extent = tuple[str, int, int | None]
+
+# What a job will read: its name in the session, and its round, which takes the place of those before.
+Plan = tuple[str, int]
 
 
 class Message(msgspec.Struct, array_like=True, tag=True, frozen=True):
@@ -78,7 +81,10 @@ class Fetch(Message, frozen=True):
 
 
 class Prefetch(Message, frozen=True):
-    """Asks for these extents to be in the cache soon; with ``wait``, answers when they are."""
+    """Asks for these extents to be in the cache soon; with ``wait``, answers when they are.
+
+    What the cache has no room for is fetched ahead into memory if it is of a plan, else not at all.
+    """
 
     session: str
     sources: dict[str, SourceSpec]
@@ -86,6 +92,7 @@ class Prefetch(Message, frozen=True):
     oldest_ms: int
     timeout: float
     wait: bool = False
+    plan: Plan | None = None  # of a job that will read them soon, in this order
 
 
 class Stat(Message, frozen=True):

@@ -226,10 +226,10 @@ class Session:
                         self._drop()
         return None
 
-    def prefetch(self, extents: list[wire.Extent]) -> None:
-        """Asks for extents with canonical URLs to be cached soon."""
+    def prefetch(self, extents: list[wire.Extent], plan: wire.Plan | None = None) -> None:
+        """Asks for extents with canonical URLs to be cached soon. Those of a plan are read in its order."""
         sources = self.sources_of(extent[0] for extent in extents)
-        self.ask(wire.Prefetch(self.session, sources, extents, self.oldest_ms(), self.timeout))
+        self.ask(wire.Prefetch(self.session, sources, extents, self.oldest_ms(), self.timeout, plan=plan))
 
     def post(self, board: str, note: bytes) -> None:
         """Leaves a note for other processes of the session; it is lost if there is no engine."""

@@ -19,6 +19,7 @@ from ioaccel.engine.fetch import Fetcher, Item, Terms, as_ioaccel_error
 from ioaccel.engine.flights import Flights
 from ioaccel.engine.manifests import Manifests
 from ioaccel.engine.objects import Known, Objects, now_ms
+from ioaccel.engine.passing import Passing, Wish
 from ioaccel.engine.prefetch import Prefetches
 from ioaccel.engine.sessions import ClientPage, Clients
 from ioaccel.engine.shard import Segment, Shard
@@ -48,11 +49,12 @@ class Engine:
         self.space = Space(self.index, shards, self.transit, self.clients)
         self.flights = Flights()
         self.objects = Objects(self.index, self.flights, self.space.remove)
-        self.fetcher = Fetcher(self.index, shards, self.space, self.objects, self.flights)
+        self.passing = Passing(self.transit, self.clients.names)
+        self.fetcher = Fetcher(self.index, shards, self.space, self.objects, self.flights, self.passing)
         self.manifests = Manifests(shards[0].directory / "manifests", self.flights, self.objects)
         self._lock = threading.Lock()
         self.targets = Targets()
-        self._prefetches = Prefetches(self._prefetch_wave, self.clients.names)
+        self._prefetches = Prefetches(self._prefetch_wave, self.clients.names, self.passing)
         self._list_requests = 0
         self._started = time.monotonic()
         self._recover()
@@ -113,10 +115,16 @@ class Engine:
         return wire.Answers([_answer(item) for item in items])
 
     def _terms(
-        self, request: wire.Fetch | wire.Prefetch, *, urgent: bool = True, keep: bool = False
+        self,
+        request: wire.Fetch | wire.Prefetch,
+        *,
+        urgent: bool = True,
+        keep: bool = False,
+        ahead: Wish | None = None,
     ) -> Terms:
         deadline = time.monotonic() + request.timeout
-        return Terms(self.clients.session(request.session), request.oldest_ms, deadline, urgent, keep)
+        session = self.clients.session(request.session)
+        return Terms(session, request.oldest_ms, deadline, urgent, keep, ahead)
 
     def prefetch(self, request: wire.Prefetch) -> wire.Prefetched:
         """Brings extents into the cache, now or in the background."""
@@ -135,21 +143,28 @@ class Engine:
                 break
         return wire.Prefetched(accepted, stored, accepted - stored - len(failures), failures)
 
-    def _prefetch_wave(self, request: wire.Prefetch, extents: list[wire.Extent]) -> bool:
+    def _prefetch_wave(self, request: wire.Prefetch, extents: list[wire.Extent], asked: float) -> bool:
         """Brings some extents of a message into the cache; whether there was room for all."""
+        ahead = Wish(request.session, request.plan[0], asked) if request.plan is not None else None
         try:
-            return not _no_room(self._bring(request, extents, urgent=False))
+            return not _no_room(self._bring(request, extents, urgent=False, ahead=ahead))
         except Exception:
             log.exception("a prefetch failed")
             return True
 
     def _bring(
-        self, request: wire.Prefetch, extents: list[wire.Extent], *, urgent: bool
+        self,
+        request: wire.Prefetch,
+        extents: list[wire.Extent],
+        *,
+        urgent: bool,
+        ahead: Wish | None = None,
     ) -> list[Item | wire.Uncached | wire.Failure]:
         """Brings extents into the cache, as far as there is room."""
         items = self.targets.items(extents, request.sources)
         self.fetcher.settle(
-            [i for i in items if isinstance(i, Item)], self._terms(request, urgent=urgent, keep=True)
+            [i for i in items if isinstance(i, Item)],
+            self._terms(request, urgent=urgent, keep=True, ahead=ahead),
         )
         for item in items:
             if isinstance(item, Item) and item.deferred and item.known is not None:

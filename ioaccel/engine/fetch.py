@@ -20,6 +20,7 @@ from ioaccel.engine.block import Block, block_of
 from ioaccel.engine.flights import Flight, Flights, Latch
 from ioaccel.engine.landing import Landing
 from ioaccel.engine.objects import Known, Objects, Target, now_ms
+from ioaccel.engine.passing import Admitted, Passing, Wish
 from ioaccel.engine.sessions import Session
 from ioaccel.engine.shard import Shard
 from ioaccel.engine.space import Expected, Incoming, Space
@@ -44,6 +45,7 @@ class Terms(msgspec.Struct, frozen=True):
     deadline: float  # monotonic
     urgent: bool = True  # somebody waits for it
     keep: bool = False  # a prefetch: what the cache has no room for is not fetched
+    ahead: Wish | None = None  # or as far ahead of the job as memory has room for it
 
 
 class Landed(msgspec.Struct):
@@ -63,7 +65,7 @@ class _Arrived(NamedTuple):
     fetched: Fetched
     asked_ms: int
     terms: Terms
-    expected: Expected | None
+    expected: Expected | Admitted | None
 
 
 class Item(msgspec.Struct):
@@ -116,13 +118,20 @@ class Fetcher:
     """Settles extents. Any thread; one call a request."""
 
     def __init__(
-        self, index: Index, shards: list[Shard], space: Space, objects: Objects, flights: Flights
+        self,
+        index: Index,
+        shards: list[Shard],
+        space: Space,
+        objects: Objects,
+        flights: Flights,
+        passing: Passing,
     ) -> None:
         self._index = index
         self._shards = shards
         self._space = space
         self._objects = objects
         self._flights = flights
+        self._passing = passing
         self._typical: float | None = None  # bytes of a block, lately
         self.corrupt = 0
 
@@ -194,10 +203,10 @@ class Fetcher:
                 if weight >= ANSWER_BYTES and self._space.passing and not terms.keep:
                     rest.append(item)
                     continue
-                numbers = self._lacking(item, terms.session)
+                numbers = self._lacking(item, terms)
                 if len(numbers) * BLOCK_SIZE > ANSWER_BYTES:
                     item.deferred = True  # the client asks for it piece by piece
-                elif numbers and terms.keep and self._space.hopeless(self._likely(item, numbers[0])):
+                elif numbers and self._in_vain(terms, self._likely(item, numbers[0])):
                     item.refused, item.stored = True, False
                 else:
                     lacking += [(item, number) for number in numbers]
@@ -216,8 +225,12 @@ class Fetcher:
                 return
             todo = rest
 
-    def _lacking(self, item: Item, session: Session) -> list[int]:
-        """The blocks of an item that have to be fetched; those that are cached are noted."""
+    def _in_vain(self, terms: Terms, length: int) -> bool:
+        """Whether a prefetch would find no room for a block."""
+        return terms.keep and terms.ahead is None and self._space.hopeless(length)
+
+    def _lacking(self, item: Item, terms: Terms) -> list[int]:
+        """The blocks of an item that have to be fetched; those that are there are noted."""
         if item.known is None:
             return [item.offset // BLOCK_SIZE]
         try:
@@ -228,8 +241,15 @@ class Fetcher:
         lacking = []
         for number in numbers:
             if number not in item.blocks:
-                session.asked(item.target.url)
+                terms.session.asked(item.target.url)
                 location = self._cached(item, number)
+                if location is None and not terms.keep:
+                    location = self._passing.take(
+                        terms.session.name,
+                        block_of(item.target.base, number),
+                        item.known.version_hash,
+                        self._likely(item, number),
+                    )
                 if location is None:
                     lacking.append(number)
                 else:
@@ -309,7 +329,7 @@ class Fetcher:
         version: str | None,
         likely: int,
         terms: Terms,
-        set_aside: list[Expected],
+        set_aside: list[Expected | Admitted],
     ) -> Landed | Landing | None:
         """Fetches one block, which is then to be stored; None if it is not to be, for want of room.
 
@@ -318,9 +338,11 @@ class Fetcher:
         landed = self._landed_meanwhile(target, number, version, terms.oldest_ms)
         if landed is not None:
             return landed
-        expected = None
+        expected: Expected | Admitted | None = None
         if terms.keep and not set_aside:
             expected = self._space.expect(likely)
+            if expected is None and terms.ahead is not None:
+                expected = self._passing.admit(terms.ahead, block_of(target.base, number), likely)
             if expected is None:
                 return None
             set_aside.append(expected)
@@ -335,8 +357,7 @@ class Fetcher:
                 range=(start, start + BLOCK_SIZE),
             )
         except BaseException:
-            if expected is not None:
-                self._space.expect_no_more(expected)
+            self._give_back(expected)
             raise
         arrived = _Arrived(target, number, fetched, asked_ms, terms, expected)
         return Landing(self._arrive, arrived, len(fetched.data))
@@ -354,13 +375,30 @@ class Fetcher:
                     outcomes[n] = outcome
             stored = self._space.store([_incoming(arrived[n]) for n, _ in to_store])
             for (n, known), place in zip(to_store, stored, strict=True):
-                length = len(arrived[n].fetched.data)
+                one, length = arrived[n], len(arrived[n].fetched.data)
                 outcomes[n] = place if isinstance(place, Exception) else Landed(known, *place, length)
+                if one.terms.ahead is not None and not isinstance(place, Exception) and not place[1]:
+                    self._bring_ahead(one, one.terms.ahead, place[0], known.version_hash)
         finally:
             for one in arrived:
-                if one.expected is not None:
-                    self._space.expect_no_more(one.expected)
+                self._give_back(one.expected)
         return [outcomes[n] for n in range(len(arrived))]
+
+    def _bring_ahead(self, one: _Arrived, ahead: Wish, location: bytes, version_hash: int) -> None:
+        """Takes note of a block in transit that a job is about to read."""
+        key, length = block_of(one.target.base, one.number), len(one.fetched.data)
+        admitted = one.expected
+        if not isinstance(admitted, Admitted):  # there was to be room for it in the cache
+            admitted = self._passing.admit(ahead, key, length)
+        if admitted is not None:
+            self._passing.bring(admitted, key, location, version_hash, length)
+
+    def _give_back(self, expected: Expected | Admitted | None) -> None:
+        """Gives back what is left of the room that was set aside for a block."""
+        if isinstance(expected, Admitted):
+            self._passing.give_back(expected)
+        elif expected is not None:
+            self._space.expect_no_more(expected)
 
     def _look_over(self, one: _Arrived) -> Known | Landed | Exception:
         """What the object is known as, if its block is to be stored; else the block's end."""
@@ -456,7 +494,8 @@ def _incoming(one: _Arrived) -> Incoming:
     start = one.number * BLOCK_SIZE
     key = block_of(target.base, one.number)
     block = Block(key, target.url, info.version, info.size, start, one.asked_ms)
-    return Incoming(block, data, len(data), one.terms.session, one.expected)
+    expected = one.expected if isinstance(one.expected, Expected) else None
+    return Incoming(block, data, len(data), one.terms.session, expected)
 
 
 def _length(fetched: Fetched) -> int:

@@ -37,6 +37,7 @@ class Transit:
         self._changed = threading.Condition()
         self._sequence = 0
         self._appending = [0] * SEGMENTS
+        self._generations = [0] * SEGMENTS
         self._writer, self._number = self._begin()
         self.passed_bytes = 0
 
@@ -67,6 +68,11 @@ class Transit:
                 if self._writer is writer:
                     self._advance(writer)
 
+    def holds(self, location: bytes) -> bool:
+        """Whether a block has not been overwritten yet."""
+        number = int.from_bytes(location[4:8], "little")
+        return self._generations[number] == int.from_bytes(location[8:12], "little")
+
     def _advance(self, full: Writer) -> None:
         """Goes over to the oldest segment, once nobody writes to it any more; the caller holds the lock."""
         oldest = self._sequence % SEGMENTS
@@ -78,7 +84,7 @@ class Transit:
         """The oldest segment, begun anew."""
         number = self._sequence % SEGMENTS
         self._sequence += 1
-        generation = self._index.forget(self._shard, number)
+        self._generations[number] = generation = self._index.forget(self._shard, number)
         start = DATA_START + number * SEGMENT_SIZE
         writer = Writer(self._fd, start, SEGMENT_SIZE, self._sequence, self._shard, number, generation)
         return writer, number

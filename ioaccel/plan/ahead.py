@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+import uuid
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -64,6 +65,7 @@ class Ahead:
         self._lock = threading.Lock()
         self._working = threading.Lock()  # held while a batch is worked on; a fork waits for it
         self._thread: threading.Thread | None = None
+        self._name = uuid.uuid4().hex  # of what is planned here
         self._round = 0  # counts epochs
         self._submitted = self._drawn = 0  # batches of this epoch
         self._forget(0)
@@ -236,7 +238,7 @@ class Ahead:
             wanted = list(dict.fromkeys(read[1:] for read in reads if read.store == store))
             missing = reader.missing(wanted, hint=hint) if wanted else []
             if missing:
-                reader.prefetch(missing)
+                reader.prefetch(missing, (self._name, self._working_on))
                 self.prefetched += len(missing)
                 self._calm = 0
 

@@ -12,6 +12,7 @@ from support import DataSet, wait_for
 
 import ioaccel
 from ioaccel import Cache
+from ioaccel.engine.passing import BUDGET
 from ioaccel.testing.countproxy import CountingProxy, Fault, Request
 from ioaccel.testing.seaweed import SeaweedS3
 
@@ -168,3 +169,120 @@ def test_sessions_take_turns(s3: SeaweedS3, cache: Cache, data: DataSet, proxy: 
         cache.prefetch(data.urls[760:])
         wait_for(lambda: sum(cache.resident(data.urls[760:])) == 40 * SIZE, 2.3)
         assert cache.status()["cached_bytes"] < COUNT * SIZE
+
+
+# ---- ahead of a job, past a cache that is full --------------------------------------------------
+
+HALF = COUNT // 2 * SIZE
+
+
+@pytest.fixture
+def full(s3: SeaweedS3, proxy: CountingProxy, data: DataSet, tmp_path: Path) -> Iterator[Cache]:
+    """One that holds the first half of the data."""
+    with connect(proxy, s3, tmp_path, HALF) as cache:
+        assert cache.prefetch(data.urls[: COUNT // 2], wait=True) == (COUNT // 2, 0, [])
+        proxy.reset()
+        yield cache
+
+
+def plan(cache: Cache, urls: list[str], number: int = 0, name: str = "train") -> None:
+    """As the planner of a loader does it, batch by batch."""
+    reader = cache._reader
+    for start in range(0, len(urls), 16):
+        if missing := reader.missing(urls[start : start + 16]):
+            reader.prefetch(missing, (name, number))
+
+
+def read(cache: Cache, data: DataSet, urls: list[str]) -> None:
+    for start in range(0, len(urls), 16):
+        some = urls[start : start + 16]
+        for url, view in zip(some, cache.read_many(some), strict=True):
+            assert view == data.data(url)
+
+
+def settled(proxy: CountingProxy) -> int:
+    """Requests by now, once there are no new ones."""
+    seen = -1
+    while seen != (now := proxy.counts.requests.total()):
+        seen = now
+        time.sleep(0.3)
+    return seen
+
+
+def test_what_does_not_fit_is_there_before_it_is_read(
+    full: Cache, proxy: CountingProxy, data: DataSet
+) -> None:
+    """Each byte once, whatever is in the cache, and in several epochs."""
+    for number in range(3):
+        urls = data.shuffled(number)
+        proxy.reset()
+        plan(full, urls, number)
+        wait_for(lambda: settled(proxy) == COUNT // 2)
+        before = full.status()
+        read(full, data, urls)
+        after = full.status()
+        assert settled(proxy) == COUNT // 2
+        assert after["hit_bytes"] - before["hit_bytes"] == HALF
+        assert after["cached_bytes"] == HALF
+
+
+def test_a_job_that_overtakes_its_plan_fetches_nothing_twice(
+    full: Cache, proxy: CountingProxy, data: DataSet
+) -> None:
+    proxy.hook = Watch(delay=0.05)
+    urls = data.shuffled(1)
+    plan(full, urls)
+    read(full, data, urls)
+    hedged = full.status()["store_hedged"]
+    assert settled(proxy) <= COUNT // 2 + hedged + COUNT // 100
+
+
+def test_an_epoch_that_is_left_half_way_makes_room_for_the_next(
+    full: Cache, proxy: CountingProxy, data: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = data.shuffled(1)
+    plan(full, urls, 1)
+    read(full, data, urls[: COUNT // 4])
+    settled(proxy)
+    other = data.shuffled(2)
+    plan(full, other, 2)
+    settled(proxy)
+    proxy.reset()
+    read(full, data, other)
+    assert settled(proxy) == 0
+
+
+def test_a_plan_that_nobody_follows_does_no_harm(full: Cache, proxy: CountingProxy, data: DataSet) -> None:
+    plan(full, data.shuffled(1))
+    settled(proxy)
+    read(full, data, data.shuffled(2))
+    assert full.status()["direct_bytes"] == 0
+
+
+def test_an_object_that_was_replaced_while_it_waited(
+    s3: SeaweedS3, full: Cache, proxy: CountingProxy, bucket: str
+) -> None:
+    """Within a session it keeps the version that was seen first; the next one sees the new one."""
+    own = DataSet.fill(s3, bucket, [SIZE] * 4)
+    plan(full, own.urls)
+    wait_for(lambda: settled(proxy) == 4)
+    s3.put(bucket, own.urls[0].split("/", 3)[3], b"new")
+    with connect(proxy, s3, Path(full.directories[0]), HALF) as later:
+        assert later.read(own.urls[0]) == b"new"
+    assert full.read_many(own.urls)[0] in (own.data(own.urls[0]), b"new")
+    assert full.read_many(own.urls[1:])[0] == own.data(own.urls[1])
+
+
+def test_no_more_is_fetched_ahead_than_memory_is_set_aside_for(
+    s3: SeaweedS3, proxy: CountingProxy, bucket: str, tmp_path: Path
+) -> None:
+    own = DataSet.fill(s3, bucket, [4 << 20] * 45)
+    with connect(proxy, s3, tmp_path, 5 * (4 << 20)) as cache:
+        cache.read_many(own.urls[:5])
+        proxy.reset()
+        plan(cache, own.urls[5:])
+        ahead = settled(proxy)
+        assert BUDGET // 2 <= ahead * (4 << 20) <= BUDGET + (4 << 20)
+        for url in own.urls[5:]:
+            assert cache.read(url) == own.data(url)
+        assert settled(proxy) <= 40 + cache.status()["store_hedged"]
