@@ -97,7 +97,8 @@ class Passing:
             job = self._jobs.get(admitted.wish.session)
             if admitted.pending and job is not None:
                 admitted.pending = False
-                self._bytes += length - admitted.length
+                before = job.waiting.get(key)  # it may have been asked for twice
+                self._bytes += length - admitted.length - (before.length if before is not None else 0)
                 job.waiting[key] = _Waiting(location, version_hash, length, admitted.wish)
 
     def give_back(self, admitted: Admitted) -> None:

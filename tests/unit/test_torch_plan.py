@@ -311,7 +311,7 @@ class Store:
     def missing(self, extents: Any, *, hint: bool) -> Any:
         return [e for e in extents if e[0] not in self.asked]
 
-    def prefetch(self, extents: Any) -> None:
+    def prefetch(self, extents: Any, plan: tuple[str, int]) -> None:
         self.asked += [e[0] for e in extents]
 
     def cached_bytes(self, extents: Any) -> int:
