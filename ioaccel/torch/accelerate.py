@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import os
@@ -62,6 +63,8 @@ def accelerate(
         )
     if cache is not None and connect_options:
         raise ConfigError(f"pass cache= or {min(connect_options)}=, not both")
+    if isinstance(prepared := getattr(data, "base_dataloader", None), DataLoader):
+        return _prepared(data, prepared, cache, paths, extents, explain, connect_options)
     inner = data.dataset if isinstance(data, DataLoader) else data
     settings = settings_of(inner)
     if settings is None:
@@ -80,6 +83,17 @@ def accelerate(
     if not isinstance(data, DataLoader):
         return cast("T", inner)
     return cast("T", accelerated(data, inner, settings, explain))
+
+
+def _prepared(data: T, inner: Any, cache: Any, paths: Any, extents: Any, explain: bool, options: Any) -> T:
+    """A loader around another one, which it iterates over, as Hugging Face's ``Accelerator.prepare`` makes
+    it: one around that, accelerated."""
+    wrapped = accelerate(inner, cache=cache, paths=paths, extents=extents, explain=explain, **options)
+    if wrapped is inner:
+        return data
+    made: Any = copy.copy(data)
+    made.base_dataloader = wrapped
+    return cast("T", made)
 
 
 def _connected(options: dict[str, Any]) -> Cache:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import logging
 import operator
 import pickle
 import time
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -19,6 +18,7 @@ from torch.utils.data import IterableDataset
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from ioaccel.client.reader import Reader
+from ioaccel.errors import ConfigError
 from ioaccel.plan.ahead import Ahead
 from ioaccel.torch.dataset import Note, Settings, as_number, inner_of, settings_of
 from ioaccel.torch.explain import Epoch, Explanation
@@ -28,6 +28,12 @@ from ioaccel.torch.tally import Tally
 
 log = logging.getLogger("ioaccel")
 
+
+# Of a loader that somebody has made of an accelerated one's class.
+_PLAIN = (
+    "this loader was made anew, over a data set that is not accelerated: nothing is cached, nor resumed; "
+    "accelerate() it, or the data set that it is made with"
+)
 
 # The copy of a sampler goes on when so much of the window is left: a few batches at a time.
 _REFILL = 0.75
@@ -85,7 +91,8 @@ class Job:
         if any(e.samples for e in self.epochs) and not any(e.served for e in self.epochs):
             source = (
                 "no read of a sample was served by the cache: that takes fsspec, ioaccel, or open() below "
-                "paths=[...]; ioaccel doctor --dataset module:name tells more"
+                "paths=[...], in the thread that the sample is asked for in (zarr and others read in threads "
+                "of their own: give them ioaccel::s3:// URLs); see ioaccel doctor --dataset module:name"
             )
         if self.unforeseen:
             source += (
@@ -160,6 +167,7 @@ class _Draws:
         self._samples = 0
         self._draws = 0
         self._begun = False
+        place.ask_sampler()
         try:
             alone = not getattr(loader, "_ioaccel_threads", False)
             self._shadow = Shadow(sampler, place.generators, alone=alone)
@@ -248,6 +256,9 @@ class AcceleratedLoader:
             dataset = self.dataset  # type: ignore[attr-defined]
             settings = settings_of(dataset)
             if settings is None:
+                if not self.__dict__.setdefault("_ioaccel_told", False):
+                    self.__dict__["_ioaccel_told"] = True
+                    log.warning("%s", _PLAIN)
                 return False
             self.__dict__["_ioaccel_job"] = Job(dataset, settings, explain=False)
             self.__dict__["_ioaccel_position"] = Position()
@@ -266,17 +277,26 @@ class AcceleratedLoader:
 
     def explain(self) -> Explanation:
         """Where prefetch knows from what samples read, and what each epoch waited for."""
-        self._ioaccel_prepare()
+        if not self._ioaccel_prepare():
+            return Explanation(_PLAIN)
         return self._ioaccel_job.explanation(self._ioaccel_job.epochs)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands: after the last batch that was taken from it."""
-        self._ioaccel_prepare()
+        if not self._ioaccel_prepare():
+            plain = getattr(super(), "state_dict", None)
+            return plain() if plain is not None else {}
         return self._ioaccel_position.state_dict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The next iteration goes on where the state was taken."""
-        self._ioaccel_prepare()
+        if not self._ioaccel_prepare():
+            plain = getattr(super(), "load_state_dict", None)
+            if plain is not None:
+                plain(state)
+            elif state:
+                raise ConfigError(_PLAIN)
+            return
         self._ioaccel_position.load(state, self)
 
     def __reduce__(self) -> Any:
@@ -343,13 +363,25 @@ def accelerated(loader: Any, dataset: Any, settings: Settings, explain: bool) ->
     """A loader with the same settings, over a data set that was wrapped."""
     if isinstance(loader, AcceleratedLoader):
         return loader
-    state = copy.copy(loader.__dict__)
+    plain = loader.dataset
+    # Some keep what the loader was made with, to make another (Lightning: __pl_saved_kwargs).
+    state = {name: _exchanged(value, plain, dataset) for name, value in loader.__dict__.items()}
     state["dataset"] = dataset
     state["_iterator"] = None  # a persistent iterator stays with its loader
     made = _rebuilt(type(loader), state)
     made.__dict__["_ioaccel_job"] = Job(dataset, settings, explain)
     made.__dict__["_ioaccel_position"] = Position()
     return made
+
+
+def _exchanged(value: Any, plain: Any, dataset: Any) -> Any:
+    """``value``, with the wrapped data set in place of the plain one, where it is among arguments."""
+    if type(value) in (dict, OrderedDict):
+        if any(each is plain for each in value.values()):
+            return type(value)((k, dataset if each is plain else each) for k, each in value.items())
+    elif type(value) in (tuple, list) and any(each is plain for each in value):
+        return type(value)(dataset if each is plain else each for each in value)
+    return value
 
 
 def _rebuilt(cls: type, state: dict[str, Any]) -> Any:

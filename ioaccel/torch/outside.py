@@ -17,7 +17,29 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+# Attributes under which samplers keep what they draw from.
+DATA = ("data_source", "dataset")
+
+# Of these it is known that they only look at their indices, weights and data.
+TORCHS = (
+    BatchSampler,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 # Their functions change nothing but the global random states, which are put back.
 _TRUSTED = sys.stdlib_module_names | {"torch", "numpy", "ioaccel"}
@@ -31,6 +53,17 @@ _CALLING = (map, filter, type(iter(int, 1)))  # their copies call the same funct
 
 class Shared(Exception):
     """A copy would share something with the sampler that it may change."""
+
+
+def is_data(owner: Any, name: str, value: Any) -> bool:
+    """Whether an attribute of a sampler is what it draws from, and no part of it."""
+    if isinstance(value, (Dataset, DataLoader, torch.nn.Module)):
+        return True
+    # A data set of another library; what is made of lists may be shuffled in place.
+    return name in DATA and (
+        type(owner) in TORCHS
+        or type(value).__module__.partition(".")[0] not in ("builtins", "numpy", "collections")
+    )
 
 
 def is_generator(thing: Any) -> bool:
@@ -72,7 +105,8 @@ class _Look:
                 for key, value in list(vars(cls).items()):
                     self._member(cls, key, value, depth)
         for key, value in list(getattr(thing, "__dict__", {}).items()):
-            self.object(value, f"{name}.{key}", depth - 1)
+            if not is_data(thing, key, value):
+                self.object(value, f"{name}.{key}", depth - 1)
 
     def _member(self, cls: type, key: str, value: Any, depth: int) -> None:
         if isinstance(value, property):

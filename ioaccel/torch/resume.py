@@ -31,11 +31,23 @@ class Place:
     earlier: int = 0
     skip: int = 0
     drawn: int = 0
-    at_iter: random_state.State | None = None  # when the iterator was made
+    at_iter: random_state.State | None = None  # when the sampler was last asked for an iterator
     at_draw: random_state.State | None = None  # before the first draw
     generators: list[torch.Generator] = field(default_factory=list)
     rest: list[Any] | None = None  # what is drawn from in place of the sampler, if ranks have changed
+    resumed: bool = False
     ended: bool = False
+
+    def ask_sampler(self) -> None:
+        """Before the sampler is asked for an iterator, which may draw the whole order at once.
+
+        How often a loader asks depends on its workers, and on whether they stay; the last time counts. All
+        times of a resumed epoch begin in the state of that one.
+        """
+        if self.resumed and self.at_iter is not None:
+            random_state.restore(self.at_iter, self.generators)
+        else:
+            self.at_iter = random_state.save(self.generators)
 
     def first_draw(self, real: Iterator[Any], shadow: Shadow | None) -> tuple[Iterator[Any], Shadow | None]:
         """What to draw from, moved to where the epoch goes on, and its shadow."""
@@ -120,6 +132,7 @@ class Position:
                 return
             states = [random_state.unpacked(packed) for packed in state["random"]]
             place.at_iter, place.at_draw = states[0], states[1] if len(states) > 1 else None
+            place.resumed = True
             _go_on(place, state, loader)
             with random_state.preserved():
                 random_state.restore(states[0], place.generators)

@@ -14,32 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    DistributedSampler,
-    RandomSampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
-)
+from torch.utils.data import BatchSampler, Dataset
 
 from ioaccel.torch import random_state
-from ioaccel.torch.outside import Shared, generators_outside
-
-# Attributes under which samplers keep what they draw from.
-_DATA = ("data_source", "dataset")
-
-# Of these it is known that they only look at their indices, weights and data.
-_TORCHS = (
-    BatchSampler,
-    DistributedSampler,
-    RandomSampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
-)
+from ioaccel.torch.outside import DATA, TORCHS, Shared, generators_outside, is_data
 
 # How deep samplers stand in each other: a batch sampler, a distributed wrapper, the user's own.
 _DEPTH = 4
@@ -128,7 +106,7 @@ def generators_of(loader: Any) -> list[torch.Generator]:
             found.setdefault(id(thing), thing)
         elif depth and hasattr(thing, "__dict__") and not isinstance(thing, (Dataset, torch.nn.Module)):
             for name, value in vars(thing).items():
-                if name not in _DATA:
+                if name not in DATA:
                     look(value, depth - 1)
 
     look(loader.generator, 1)
@@ -139,17 +117,11 @@ def generators_of(loader: Any) -> list[torch.Generator]:
 def _keep_data(thing: Any, memo: dict[int, Any], depth: int) -> None:
     """Has the copy share what samplers only look at, and what may be huge."""
     for name, value in getattr(thing, "__dict__", {}).items():
-        shared = isinstance(value, (Dataset, DataLoader, torch.nn.Module))
-        if type(thing) in _TORCHS:
-            shared = shared or name in _DATA or isinstance(value, (list, tuple, torch.Tensor))
-        elif name in _DATA:  # a data set of another library; what is made of lists may be shuffled in place
-            shared = shared or type(value).__module__.partition(".")[0] not in (
-                "builtins",
-                "numpy",
-                "collections",
-            )
+        shared = is_data(thing, name, value)
+        if type(thing) in TORCHS:
+            shared = shared or isinstance(value, (list, tuple, torch.Tensor))
         if shared:
-            memo[id(value)] = value if type(thing) in _TORCHS else _Length(value)
+            memo[id(value)] = value if type(thing) in TORCHS else _Length(value)
         elif depth:
             _keep_data(value, memo, depth - 1)
 
@@ -159,7 +131,7 @@ def _all_torchs(sampler: Any) -> bool:
     for _ in range(_DEPTH):
         if type(sampler) in (list, tuple, range):
             return True
-        if type(sampler) not in _TORCHS:
+        if type(sampler) not in TORCHS:
             return False
         if type(sampler) is not BatchSampler:
             return True

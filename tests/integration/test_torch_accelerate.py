@@ -10,7 +10,7 @@ import pickle
 import random
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,63 @@ def test_a_loader_made_anew_from_its_settings(any_cache: Cache) -> None:
     assert len(same.explain().epochs) == 1
     plain = type(loader)(td.Numbers(noisy=False), batch_size=5, collate_fn=td.as_is)
     assert list(plain) == list(same)
+
+
+def test_a_loader_made_anew_from_what_its_class_keeps(any_cache: Cache) -> None:
+    """Lightning writes down what a loader was made with, and makes another one of that."""
+    data = td.Numbers(noisy=False)
+    plain = loader_of(data)
+    kept = {
+        "__pl_saved_args": (data, 4),
+        "__pl_saved_kwargs": OrderedDict(dataset=data, batch_size=4),
+        "__pl_saved_arg_names": ("dataset",),
+    }
+    vars(plain).update(kept)
+    loader: Any = accelerate(plain, cache=any_cache)
+    assert vars(loader)["__pl_saved_args"][0] is loader.dataset
+    assert vars(loader)["__pl_saved_args"][1] == 4
+    same = type(loader)(**vars(loader)["__pl_saved_kwargs"], collate_fn=td.as_is)
+    assert list(same) == list(plain)
+    assert len(same.explain().epochs) == 1
+    assert vars(plain)["__pl_saved_args"] is kept["__pl_saved_args"]
+    assert vars(plain)["__pl_saved_kwargs"]["dataset"] is data
+
+
+def test_a_loader_made_anew_over_a_plain_data_set(any_cache: Cache, caplog: pytest.LogCaptureFixture) -> None:
+    accelerated: Any = accelerate(loader_of(td.Numbers(noisy=False)), cache=any_cache)
+    loader = type(accelerated)(td.Numbers(noisy=False), batch_size=4, collate_fn=td.as_is)
+    assert loader.state_dict() == {}
+    loader.load_state_dict({})
+    assert [list(loader) for _ in range(2)] == [list(accelerated)] * 2
+    assert "made anew" in str(loader.explain())
+    assert [r.levelname for r in caplog.records if "made anew" in r.message] == ["WARNING"]
+    with pytest.raises(ConfigError, match="accelerate"):
+        loader.load_state_dict(accelerated.state_dict())
+
+
+class Prepared(DataLoader[Any]):
+    """As Hugging Face's ``Accelerator.prepare`` wraps a loader."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.__dict__["base_dataloader"] = loader
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "base_dataloader":
+            raise AttributeError(name)
+        return getattr(self.base_dataloader, name)
+
+    def __iter__(self) -> Any:
+        return iter([(batch, "prepared") for batch in self.__dict__["base_dataloader"]])
+
+
+def test_a_loader_around_a_loader(any_cache: Cache) -> None:
+    plain = Prepared(loader_of(td.Numbers(noisy=False)))
+    loader: Any = accelerate(plain, cache=any_cache)
+    assert type(loader) is Prepared
+    assert list(loader) == list(plain)
+    assert [e.batches for e in loader.explain().epochs] == [5]
+    assert accelerate(loader) is loader
+    assert not hasattr(plain, "explain")
 
 
 def unpickled(thing: Any) -> Any:

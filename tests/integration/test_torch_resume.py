@@ -161,6 +161,46 @@ def test_what_workers_were_given_is_given_again(cache: Cache, order: str, stop: 
     assert (list(resumed), td.state()) == (rest, after)
 
 
+class EagerBatches(td.Eager):
+    """All batches are drawn by ``__iter__``."""
+
+    def __iter__(self) -> Iterator[Any]:
+        order = torch.randperm(self.count).tolist()
+        return iter([order[n : n + 3] for n in range(0, self.count, 3)])
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("before", [0, 1])
+@pytest.mark.parametrize("again", [0, 2])
+def test_however_often_a_loader_asks_its_sampler(
+    cache: Cache, persistent: bool, before: int, again: int
+) -> None:
+    """Twice with workers that it starts, once with those that have stayed, or none."""
+
+    def loader(workers: int) -> Any:
+        plain = DataLoader(
+            td.Numbers(COUNT, noisy=False),
+            batch_sampler=EagerBatches(COUNT),
+            collate_fn=td.as_is,
+            num_workers=workers,
+            persistent_workers=persistent and workers > 0,
+            timeout=50 if workers else 0,
+        )
+        return accelerate(plain, cache=cache)
+
+    td.seed()
+    one = loader(2)
+    for _ in range(before):
+        list(one)
+    iterator = iter(one)
+    list(itertools.islice(iterator, 3))
+    state, rest = saved(one.state_dict()), list(iterator)
+    td.seed(5)
+    resumed = loader(again)
+    resumed.load_state_dict(state)
+    assert list(resumed) == rest
+
+
 def test_repeated_and_with_another_number_of_workers(cache: Cache) -> None:
     td.seed()
     expected = list(loader_of(cache, "random"))

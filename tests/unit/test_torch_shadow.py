@@ -31,6 +31,28 @@ def drawn(shadow: Shadow) -> list[Any]:
     return list(iter(shadow.next, None))
 
 
+TABLES: list[int] = []
+
+
+class Foreign:
+    """A data set of a library that does not derive its own from torch's (Hugging Face's)."""
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, index: int) -> int:
+        TABLES.append(index)
+        return index
+
+
+class OverForeign:
+    def __init__(self, data_source: Foreign) -> None:
+        self.data_source = data_source
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(torch.randperm(len(self.data_source)).tolist())
+
+
 SAMPLERS: dict[str, Any] = {
     "sequential": lambda: SequentialSampler(range(COUNT)),
     "random": lambda: RandomSampler(range(COUNT)),
@@ -44,6 +66,8 @@ SAMPLERS: dict[str, Any] = {
     "module": lambda: td.OfItsModule(COUNT),
     "class": lambda: td.OfItsClass(COUNT),
     "batches": lambda: BatchSampler(td.Lazily(COUNT), 5, False),
+    "another library's data": lambda: RandomSampler(Foreign()),
+    "own, over another library's data": lambda: OverForeign(Foreign()),
     "list": lambda: [[1, 2], [3]],
     "iterator": lambda: iter([3, 1, 2]),
 }
