@@ -1,16 +1,15 @@
 """What each epoch takes. The model is explained in docs/design/0004-plan.md.
 
 An epoch is up to three stretches, one after the other: samples that are cached, missing samples that the
-cache has room for, which are prefetched, and missing samples that pass through, which a worker waits for
-batch by batch. A stretch takes as long as the slowest thing in it: all else goes on meanwhile.
+cache has room for, and missing samples that pass by it. Both are fetched ahead, the latter with fewer
+requests at once. A stretch takes as long as the slowest thing in it: all else goes on meanwhile.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from ioaccel.predict.inputs import IN_FLIGHT, Node, Store, Workload
+from ioaccel.predict.inputs import IN_FLIGHT, PASSING_IN_FLIGHT, Node, Store, Workload
 
 
 @dataclass(frozen=True)
@@ -130,56 +129,27 @@ def _stretches(
     if kept > 0:
         stretches.append(_ahead(work, store, node, nodes, samples * kept, missing))
     if kept < 1:
-        stretches.append(_passing(work, store, node, nodes, samples * (1 - kept), missing))
+        passing = samples * (1 - kept)
+        stretches.append(_ahead(work, store, node, nodes, passing, missing, PASSING_IN_FLIGHT))
     return stretches
 
 
-def _ahead(work: Workload, store: Store, node: Node, nodes: int, samples: float, missing: float) -> _Stretch:
-    """``samples`` of a node of which a share is fetched before it is asked for."""
+def _ahead(
+    work: Workload,
+    store: Store,
+    node: Node,
+    nodes: int,
+    samples: float,
+    missing: float,
+    in_flight: int = IN_FLIGHT,
+) -> _Stretch:
+    """``samples`` of a node of which a share is fetched before it is asked for, so many blocks at once."""
     bounds = _common(work, store, node, nodes, samples, missing)
     fetches = samples * missing * work.blocks / work.objects
     request = store.request_s(work.bytes / work.blocks)
-    bounds["delay of the store"] = fetches * request / IN_FLIGHT
+    bounds["delay of the store"] = fetches * request / in_flight
     limit = max(bounds, key=lambda name: bounds[name])
     return _Stretch(bounds[limit], limit)
-
-
-def _passing(
-    work: Workload, store: Store, node: Node, nodes: int, samples: float, missing: float
-) -> _Stretch:
-    """``samples`` of a node of which a share passes: each batch waits for what it misses, fetched at once.
-
-    Workers are customers of a closed queueing network with one server, the engine; mean value analysis
-    gives its throughput.
-    """
-    bounds = _common(work, store, node, nodes, samples, missing)
-    fetches = missing * work.batch * work.blocks / work.objects  # of a batch
-    readers = work.workers * node.accelerators
-    waves = max(1.0, fetches * readers / IN_FLIGHT)
-    alone = waves * store.request_s(work.bytes / work.blocks) + work.batch * work.sample_s
-    at_engine = fetches / node.fetches_per_s if node.fetches_per_s else 0.0
-    batches = samples / work.batch
-    bounds["delay of the store"] = batches / _throughput(readers, alone, at_engine)
-    limit = max(bounds, key=lambda name: bounds[name])
-    return _Stretch(bounds[limit], limit)
-
-
-def _throughput(customers: int, away: float, service: float) -> float:
-    """Rounds a second of ``customers`` that are ``away`` for a time, and then need ``service`` in turn.
-
-    Mean value analysis (Reiser and Lavenberg, 1980). Batches miss about equally much, so service takes as
-    long each time, and who comes while another is served waits for half of that (Reiser, 1979).
-    """
-    queue, used, rate = 0.0, 0.0, math.inf
-    for number in range(1, customers + 1):
-        served = service * (1 + queue - used / 2)
-        if away + served == 0:
-            return math.inf
-        rate = number / (away + served)
-        if service:
-            rate = min(rate, 1 / service)
-        queue, used = rate * served, rate * service
-    return rate
 
 
 def _common(

@@ -17,6 +17,8 @@ BLOCK_BYTES = 4 << 20
 
 # The governor's LARGEST_LIMIT: what one engine ever has in flight to one endpoint.
 IN_FLIGHT = 256
+# The same of what a full cache has no room for: the waves of ioaccel.engine.prefetch.
+PASSING_IN_FLIGHT = 128
 
 
 class _Checked:

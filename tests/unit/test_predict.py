@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from ioaccel import ConfigError
 from ioaccel.predict import Node, Store, Workload, efficiency, predict, predict_direct
-from ioaccel.predict.epochs import _throughput
 from ioaccel.predict.measure import FEWEST_BLOCKS, MOST_BLOCKS, chosen
 from ioaccel.predict.scale import node_counts
 
@@ -115,14 +114,6 @@ def test_what_is_cached_and_not_in_memory_comes_from_the_disk() -> None:
     slow = seconds(memory_bytes=WORK.bytes / 2, disk_rate=1e8)
     assert slow[1] == pytest.approx(WORK.bytes / 2 / 1e8)
     assert seconds(memory_bytes=2 * WORK.bytes, disk_rate=1e8)[1] == seconds()[1]
-
-
-def test_one_batch_at_a_time_adds_up() -> None:
-    assert _throughput(1, 0.03, 0.02) == pytest.approx(20)
-    # Two of them meet at the engine now and then; a hundred keep it busy.
-    assert 20 < _throughput(2, 0.03, 0.02) < 40
-    assert _throughput(100, 0.03, 0.02) == pytest.approx(50)
-    assert _throughput(3, 0.03, 0.0) == pytest.approx(100)
 
 
 def test_what_limits_is_named() -> None:
