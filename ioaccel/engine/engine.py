@@ -19,8 +19,8 @@ from ioaccel.engine.fetch import Fetcher, Item, Terms, as_ioaccel_error
 from ioaccel.engine.flights import Flights
 from ioaccel.engine.manifests import Manifests
 from ioaccel.engine.objects import Known, Objects, now_ms
-from ioaccel.engine.passing import Passing, Wish
-from ioaccel.engine.prefetch import Prefetches
+from ioaccel.engine.passing import Ahead, Passing
+from ioaccel.engine.prefetch import Prefetches, Wave
 from ioaccel.engine.sessions import ClientPage, Clients
 from ioaccel.engine.shard import Segment, Shard
 from ioaccel.engine.space import Space
@@ -120,7 +120,7 @@ class Engine:
         *,
         urgent: bool = True,
         keep: bool = False,
-        ahead: Wish | None = None,
+        ahead: Ahead | None = None,
     ) -> Terms:
         deadline = time.monotonic() + request.timeout
         session = self.clients.session(request.session)
@@ -143,11 +143,13 @@ class Engine:
                 break
         return wire.Prefetched(accepted, stored, accepted - stored - len(failures), failures)
 
-    def _prefetch_wave(self, request: wire.Prefetch, extents: list[wire.Extent], asked: float) -> bool:
-        """Brings some extents of a message into the cache; whether there was room for all."""
-        ahead = Wish(request.session, request.plan[0], asked) if request.plan is not None else None
+    def _prefetch_wave(self, wave: Wave) -> bool | None:
+        """Brings some extents into the cache; whether there was room for all, None if all have failed."""
         try:
-            return not _no_room(self._bring(request, extents, urgent=False, ahead=ahead))
+            items = self._bring(wave.request, wave.extents, urgent=False, ahead=wave.ahead)
+            if not any(isinstance(item, Item) and item.error is None for item in items):
+                return None
+            return not _no_room(items)
         except Exception:
             log.exception("a prefetch failed")
             return True
@@ -158,7 +160,7 @@ class Engine:
         extents: list[wire.Extent],
         *,
         urgent: bool,
-        ahead: Wish | None = None,
+        ahead: Ahead | None = None,
     ) -> list[Item | wire.Uncached | wire.Failure]:
         """Brings extents into the cache, as far as there is room."""
         items = self.targets.items(extents, request.sources)
@@ -363,6 +365,7 @@ class Engine:
             "blocks": blocks,
             "capacity_bytes": sum(s.capacity for s in self.shards),
             "passed_bytes": self.transit.passed_bytes,
+            "ahead_bytes": self.passing.total_bytes,
             "recovered_blocks": self.recovered_blocks,
             "corrupt_blocks": self.fetcher.corrupt,
             **self.space.usage(),

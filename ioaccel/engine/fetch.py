@@ -20,7 +20,7 @@ from ioaccel.engine.block import Block, block_of
 from ioaccel.engine.flights import Flight, Flights, Latch
 from ioaccel.engine.landing import Landing
 from ioaccel.engine.objects import Known, Objects, Target, now_ms
-from ioaccel.engine.passing import Admitted, Passing, Wish
+from ioaccel.engine.passing import Ahead, Passing
 from ioaccel.engine.sessions import Session
 from ioaccel.engine.shard import Shard
 from ioaccel.engine.space import Expected, Incoming, Space
@@ -45,7 +45,7 @@ class Terms(msgspec.Struct, frozen=True):
     deadline: float  # monotonic
     urgent: bool = True  # somebody waits for it
     keep: bool = False  # a prefetch: what the cache has no room for is not fetched
-    ahead: Wish | None = None  # or as far ahead of the job as memory has room for it
+    ahead: Ahead | None = None  # or as far ahead of the job as memory has room for it
 
 
 class Landed(msgspec.Struct):
@@ -65,7 +65,7 @@ class _Arrived(NamedTuple):
     fetched: Fetched
     asked_ms: int
     terms: Terms
-    expected: Expected | Admitted | None
+    expected: Expected | None
 
 
 class Item(msgspec.Struct):
@@ -244,12 +244,8 @@ class Fetcher:
                 terms.session.asked(item.target.url)
                 location = self._cached(item, number)
                 if location is None and not terms.keep:
-                    location = self._passing.take(
-                        terms.session.name,
-                        block_of(item.target.base, number),
-                        item.known.version_hash,
-                        self._likely(item, number),
-                    )
+                    key = block_of(item.target.base, number)
+                    location = self._passing.take(terms.session.name, key, item.known.version_hash)
                 if location is None:
                     lacking.append(number)
                 else:
@@ -329,7 +325,7 @@ class Fetcher:
         version: str | None,
         likely: int,
         terms: Terms,
-        set_aside: list[Expected | Admitted],
+        set_aside: list[Expected],
     ) -> Landed | Landing | None:
         """Fetches one block, which is then to be stored; None if it is not to be, for want of room.
 
@@ -338,14 +334,13 @@ class Fetcher:
         landed = self._landed_meanwhile(target, number, version, terms.oldest_ms)
         if landed is not None:
             return landed
-        expected: Expected | Admitted | None = None
+        expected = None
         if terms.keep and not set_aside:
             expected = self._space.expect(likely)
-            if expected is None and terms.ahead is not None:
-                expected = self._passing.admit(terms.ahead, block_of(target.base, number), likely)
-            if expected is None:
+            if expected is not None:
+                set_aside.append(expected)
+            elif not self._may_pass(terms, block_of(target.base, number), likely):
                 return None
-            set_aside.append(expected)
         start = number * BLOCK_SIZE
         asked_ms = now_ms()
         try:
@@ -357,10 +352,15 @@ class Fetcher:
                 range=(start, start + BLOCK_SIZE),
             )
         except BaseException:
-            self._give_back(expected)
+            if expected is not None:
+                self._space.expect_no_more(expected)
             raise
         arrived = _Arrived(target, number, fetched, asked_ms, terms, expected)
         return Landing(self._arrive, arrived, len(fetched.data))
+
+    def _may_pass(self, terms: Terms, key: bytes, likely: int) -> bool:
+        """Whether a block that the cache has no room for is to be fetched ahead of a job."""
+        return terms.ahead is not None and self._passing.admit(terms.ahead, key, likely)
 
     def _arrive(self, arrived: list[_Arrived]) -> list[Landed | Exception]:
         """Stores blocks that were fetched."""
@@ -378,27 +378,13 @@ class Fetcher:
                 one, length = arrived[n], len(arrived[n].fetched.data)
                 outcomes[n] = place if isinstance(place, Exception) else Landed(known, *place, length)
                 if one.terms.ahead is not None and not isinstance(place, Exception) and not place[1]:
-                    self._bring_ahead(one, one.terms.ahead, place[0], known.version_hash)
+                    key = block_of(one.target.base, one.number)
+                    self._passing.bring(one.terms.ahead, key, place[0], known.version_hash, length)
         finally:
             for one in arrived:
-                self._give_back(one.expected)
+                if one.expected is not None:
+                    self._space.expect_no_more(one.expected)
         return [outcomes[n] for n in range(len(arrived))]
-
-    def _bring_ahead(self, one: _Arrived, ahead: Wish, location: bytes, version_hash: int) -> None:
-        """Takes note of a block in transit that a job is about to read."""
-        key, length = block_of(one.target.base, one.number), len(one.fetched.data)
-        admitted = one.expected
-        if not isinstance(admitted, Admitted):  # there was to be room for it in the cache
-            admitted = self._passing.admit(ahead, key, length)
-        if admitted is not None:
-            self._passing.bring(admitted, key, location, version_hash, length)
-
-    def _give_back(self, expected: Expected | Admitted | None) -> None:
-        """Gives back what is left of the room that was set aside for a block."""
-        if isinstance(expected, Admitted):
-            self._passing.give_back(expected)
-        elif expected is not None:
-            self._space.expect_no_more(expected)
 
     def _look_over(self, one: _Arrived) -> Known | Landed | Exception:
         """What the object is known as, if its block is to be stored; else the block's end."""
@@ -461,6 +447,8 @@ class Fetcher:
             item.known = landed.known
         item.blocks[number] = landed.location
         item.stored = item.stored and landed.cached
+        if not landed.cached and not terms.keep:
+            self._passing.given(terms.session.name, block_of(item.target.base, number))
         return 0 if landed.cached else landed.length
 
     def _guess(self, item: Item, number: int) -> int:
@@ -494,8 +482,7 @@ def _incoming(one: _Arrived) -> Incoming:
     start = one.number * BLOCK_SIZE
     key = block_of(target.base, one.number)
     block = Block(key, target.url, info.version, info.size, start, one.asked_ms)
-    expected = one.expected if isinstance(one.expected, Expected) else None
-    return Incoming(block, data, len(data), one.terms.session, expected)
+    return Incoming(block, data, len(data), one.terms.session, one.expected)
 
 
 def _length(fetched: Fetched) -> int:

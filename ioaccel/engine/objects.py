@@ -250,7 +250,8 @@ class Objects:
             )
             for info in page:
                 self.listed(block_key(target.identity, target.source.url(info.key)), info, asked_ms)
-            walk.read(front, after, page[-1].key if len(page) >= PAGE else None)
+            # The marker of the directory itself is left out of a page.
+            walk.read(front, after, page[-1].key if len(page) >= PAGE - 1 else None)
 
         return work
 

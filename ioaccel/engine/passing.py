@@ -1,8 +1,9 @@
 """Blocks that the cache has no room for, fetched ahead of the job that is about to read them.
 
-They wait in the transit shard, which is memory, until the job asks for them. What a reader has got already is
-not fetched for it again, and when a job has fetched by itself as much as may wait here, and found nothing, it
-reads something else than was planned: then what waits for it is given up.
+They wait in the transit shard, which is memory, until the job asks for them. Each plan has a share of it:
+what is on its way and what waits come to no more. The ring is also for what others read; a plan whose blocks
+were overwritten before they were asked for has been too far ahead, and its share is halved, to grow again
+with each block that is found in time.
 """
 
 from __future__ import annotations
@@ -15,132 +16,238 @@ from typing import NamedTuple
 
 from ioaccel.engine.transit import SEGMENT_SIZE, SEGMENTS, Transit
 
-# Bytes that are fetched ahead at most, of all jobs: three of eight segments. The others take what is fetched
-# for readers who wait, so that nothing is overwritten before it is asked for. At 10 Gb/s it is 80 ms.
+# Of all plans together: three of eight segments. One plan has half of it, 48 MiB: 40 ms at 10 Gb/s.
 BUDGET = SEGMENTS * SEGMENT_SIZE * 3 // 8
+SHARE = BUDGET // 2
 
 # Blocks of which it is remembered that a reader was given them: as many as a job looks ahead, and more.
 _MOST_GIVEN = 20_000
 
+# Plans of a session that are remembered: training, validation, and what is left of older loaders.
+_MOST_PLANS = 8
 
-class Wish(NamedTuple):
-    """A block that a job will read, and when that was said (monotonic)."""
+# What an extent is taken to weigh until one was seen.
+_FIRST_GUESS = 1 << 20
 
-    session: str
-    plan: str
-    asked: float
-
-
-class Admitted:
-    """Room for a block that is on its way. The bytes are a guess until it is there."""
-
-    __slots__ = ("length", "pending", "wish")
-
-    def __init__(self, wish: Wish, length: int) -> None:
-        self.wish = wish
-        self.length = length
-        self.pending = True
+# How often it is looked for what was overwritten, by those who have no room.
+_LOOK_SECONDS = 1.0
 
 
 class _Waiting(NamedTuple):
     location: bytes
     version_hash: int
     length: int
-    wish: Wish
 
 
-class _Job:
-    """What one session's job is ahead by."""
+class _Plan:
+    """What one plan is ahead by."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number  # of its round
         self.waiting: dict[bytes, _Waiting] = {}
+        self.bytes = 0  # of what waits, and of what waves have set aside
+        self.share = SHARE
+        self.typical = float(_FIRST_GUESS)  # bytes of an extent
+        self.looked = 0.0
+        self.over = False
+
+
+class _Session:
+    def __init__(self) -> None:
+        self.plans: OrderedDict[str, _Plan] = OrderedDict()
         self.given: OrderedDict[bytes, float] = OrderedDict()  # monotonic seconds
-        self.missed = 0  # bytes that it fetched itself since it last found something here
+
+
+class Ahead:
+    """One wave of a plan, on its way: what may be fetched ahead of the cache. Made and ended by `Passing`."""
+
+    __slots__ = ("asked", "brought", "extents", "plan", "promised", "reserved", "session")
+
+    def __init__(self, session: _Session, plan: _Plan, asked: float, extents: int, reserved: int) -> None:
+        self.session = session
+        self.plan = plan
+        self.asked = asked  # when it was asked for (monotonic)
+        self.extents = extents  # that may be in it
+        self.reserved = reserved  # bytes of the share that were set aside, and not used yet
+        self.promised = 0  # bytes of blocks that were admitted, and are not there yet
+        self.brought = 0  # bytes
 
 
 class Passing:
-    """What all jobs are ahead by. Any thread. ``live`` names the sessions whose clients are there."""
+    """What all plans are ahead by. Any thread.
 
-    def __init__(self, transit: Transit, live: Callable[[], frozenset[str]]) -> None:
+    ``live`` names the sessions whose clients are there; ``freed`` is called, by any thread and without a lock
+    of this, when a plan may go on.
+    """
+
+    def __init__(
+        self, transit: Transit, live: Callable[[], frozenset[str]], freed: Callable[[], None] = lambda: None
+    ) -> None:
         self._transit = transit
         self._live = live
+        self.freed = freed
         self._lock = threading.Lock()
-        self._jobs: dict[str, _Job] = {}
-        self._bytes = 0  # of what waits, and of what is on its way
+        self._sessions: dict[str, _Session] = {}
 
-    def room(self) -> bool:
-        """Whether more may be asked for ahead: half of the budget is for waves that leave at once."""
+    @property
+    def total_bytes(self) -> int:
+        """Of what waits, and of what was set aside."""
         with self._lock:
-            if self._bytes >= BUDGET // 2:
-                self._forget_those_that_left()
-            return self._bytes < BUDGET // 2
+            return sum(plan.bytes for plan in self._plans())
 
-    def admit(self, wish: Wish, key: bytes, length: int) -> Admitted | None:
-        """Leave to fetch a block ahead, to be ended by `bring` or `give_back`.
+    def _plans(self) -> list[_Plan]:
+        return [plan for session in self._sessions.values() for plan in session.plans.values()]
 
-        None if there is no room, or if a reader has got it since it was wished for.
+    # ---- fetching -------------------------------------------------------------------------------
+
+    def turn(self, session: str, plan: str, number: int) -> int:
+        """A message of a plan's round has come: -1 if one of a later round has, 1 if it is the first of its.
+
+        What waits for earlier rounds is forgotten.
         """
         with self._lock:
-            job = self._jobs.get(wish.session)
-            if job is None:
+            known = self._sessions.get(session)
+            if known is None:
                 self._forget_those_that_left()
-                job = self._jobs[wish.session] = _Job()
-            late = wish.asked <= job.given.get(key, 0.0)
-            if late or key in job.waiting or self._bytes >= BUDGET:
-                return None
-            self._bytes += length
-            return Admitted(wish, length)
+                known = self._sessions[session] = _Session()
+            before = known.plans.get(plan)
+            if before is not None and before.number >= number:
+                known.plans.move_to_end(plan)
+                return 0 if before.number == number else -1
+            new = known.plans[plan] = _Plan(number)
+            known.plans.move_to_end(plan)
+            if before is not None:
+                before.over = True
+                new.typical = before.typical
+            if len(known.plans) > _MOST_PLANS:
+                known.plans.popitem(last=False)[1].over = True
+            return 1
 
-    def bring(self, admitted: Admitted, key: bytes, location: bytes, version_hash: int, length: int) -> None:
-        """The block is in transit. Of two runs of a flight, the first to bring it counts."""
+    def leave(self, session: str, plan: str, asked: float, most: int, *, full: bool) -> Ahead | None:
+        """A wave of a plan is to leave, of ``most`` extents or as many as its share has room for; None if it
+        has none. If the cache is not ``full`` nothing is set aside, and all may leave."""
         with self._lock:
-            job = self._jobs.get(admitted.wish.session)
-            if admitted.pending and job is not None:
-                admitted.pending = False
-                before = job.waiting.get(key)  # it may have been asked for twice
-                self._bytes += length - admitted.length - (before.length if before is not None else 0)
-                job.waiting[key] = _Waiting(location, version_hash, length, admitted.wish)
+            known = self._sessions.get(session)
+            one = known.plans.get(plan) if known is not None else None
+            if known is None or one is None:
+                known, one = _Session(), _Plan(0)  # forgotten meanwhile: nothing of it is kept
+                one.over = True
+            if not full:
+                return Ahead(known, one, asked, most, 0)
+            room = self._room(one)
+            if room < one.typical and one.bytes:
+                self._forget_overwritten(one)
+                room = self._room(one)
+            count = min(most, int(room / max(one.typical, 1.0)))
+            if count < 1:
+                if one.bytes:
+                    return None
+                count = 1  # larger than the share: one at a time
+            reserved = int(count * one.typical)
+            one.bytes += reserved
+            return Ahead(known, one, asked, count, reserved)
 
-    def give_back(self, admitted: Admitted) -> None:
-        """It did not come; nothing, if it did."""
-        with self._lock:
-            if admitted.pending:
-                admitted.pending = False
-                self._bytes -= admitted.length
+    def _room(self, plan: _Plan) -> int:
+        active = sum(each.bytes > 0 for each in self._plans() if each is not plan) + 1
+        return min(plan.share, BUDGET // max(2, active)) - plan.bytes
 
-    def take(self, session: str, key: bytes, version_hash: int | None, likely: int) -> bytes | None:
-        """The location of a block that a reader wants; None if it has to be fetched, ``likely`` so large."""
-        with self._lock:
-            job = self._jobs.get(session)
-            if job is None:
-                return None  # nothing was ever fetched ahead of it
-            job.given[key] = time.monotonic()
-            job.given.move_to_end(key)
-            if len(job.given) > _MOST_GIVEN:
-                job.given.popitem(last=False)
-            waiting = job.waiting.pop(key, None)
-            if waiting is None:
-                job.missed += likely
-                if job.missed >= BUDGET:
-                    job.missed = 0
-                    self._drop(job, lambda _: True)
-                return None
-            job.missed = 0
-            self._bytes -= waiting.length
-            right = version_hash in (None, waiting.version_hash) and self._transit.holds(waiting.location)
-            return waiting.location if right else None
-
-    def replan(self, session: str, plan: str) -> None:
-        """What was wished for so far by a plan is out of date."""
-        with self._lock:
-            if (job := self._jobs.get(session)) is not None:
-                self._drop(job, lambda waiting: waiting.wish.plan == plan)
+    def _forget_overwritten(self, plan: _Plan) -> None:
+        """Those of a job that has paused, above all."""
+        now = time.monotonic()
+        if now - plan.looked < _LOOK_SECONDS:
+            return
+        plan.looked = now
+        self._forget_those_that_left()
+        lost = [key for key, each in plan.waiting.items() if not self._transit.holds(each.location)]
+        for key in lost:
+            plan.bytes -= plan.waiting.pop(key).length
+        if lost:
+            plan.share //= 2
 
     def _forget_those_that_left(self) -> None:
         live = self._live()
-        for session in [session for session in self._jobs if session not in live]:
-            self._drop(self._jobs.pop(session), lambda _: True)
+        for name in [name for name in self._sessions if name not in live]:
+            del self._sessions[name]
 
-    def _drop(self, job: _Job, which: Callable[[_Waiting], bool]) -> None:
-        for key in [key for key, waiting in job.waiting.items() if which(waiting)]:
-            self._bytes -= job.waiting.pop(key).length
+    def admit(self, ahead: Ahead, key: bytes, likely: int) -> bool:
+        """Whether a block is to be fetched ahead: not if there is no room, or a reader has got it since."""
+        with self._lock:
+            plan = ahead.plan
+            if plan.over or key in plan.waiting or ahead.asked <= ahead.session.given.get(key, 0.0):
+                return False
+            lacking = ahead.promised + likely - ahead.reserved
+            if lacking > 0:
+                alone = plan.bytes == ahead.reserved  # then it may be larger than the share
+                if not alone and lacking > self._room(plan):
+                    return False
+                plan.bytes += lacking
+                ahead.reserved += lacking
+            ahead.promised += likely
+            return True
+
+    def bring(self, ahead: Ahead, key: bytes, location: bytes, version_hash: int, length: int) -> None:
+        """The block is in transit; it waits there, unless a reader has got it meanwhile."""
+        with self._lock:
+            plan = ahead.plan
+            if plan.over or key in plan.waiting or ahead.asked <= ahead.session.given.get(key, 0.0):
+                return
+            used = min(length, ahead.reserved)
+            ahead.reserved -= used
+            ahead.promised = max(0, ahead.promised - length)
+            ahead.brought += length
+            plan.bytes += length - used
+            plan.waiting[key] = _Waiting(location, version_hash, length)
+
+    def end(self, ahead: Ahead) -> None:
+        """The wave has landed: what it has set aside and not used is free."""
+        with self._lock:
+            plan = ahead.plan
+            plan.bytes -= ahead.reserved
+            ahead.reserved = 0
+            if ahead.brought:
+                plan.typical += (ahead.brought / ahead.extents - plan.typical) / 4
+
+    # ---- reading --------------------------------------------------------------------------------
+
+    def take(self, session: str, key: bytes, version_hash: int) -> bytes | None:
+        """The location of a block that a reader wants, if it waits here; it is the reader's from now on."""
+        with self._lock:
+            known = self._sessions.get(session)
+            if known is None:
+                return None  # nothing was ever fetched ahead of it
+            self._note_given(known, key)
+            location = None
+            found = False
+            for plan in known.plans.values():
+                if (waiting := plan.waiting.pop(key, None)) is not None:
+                    found = True
+                    plan.bytes -= waiting.length
+                    if not self._transit.holds(waiting.location):
+                        plan.share //= 2
+                    elif waiting.version_hash == version_hash:
+                        plan.share = min(SHARE, plan.share + waiting.length)
+                        location = waiting.location
+        if found:
+            self.freed()
+        return location
+
+    def given(self, session: str, key: bytes) -> None:
+        """A reader was given a block in another way: perhaps it has joined the flight that fetched it."""
+        with self._lock:
+            known = self._sessions.get(session)
+            if known is None:
+                return
+            self._note_given(known, key)
+            found = False
+            for plan in known.plans.values():
+                if (waiting := plan.waiting.pop(key, None)) is not None:
+                    found = True
+                    plan.bytes -= waiting.length
+        if found:
+            self.freed()
+
+    def _note_given(self, known: _Session, key: bytes) -> None:
+        known.given[key] = time.monotonic()
+        known.given.move_to_end(key)
+        if len(known.given) > _MOST_GIVEN:
+            known.given.popitem(last=False)

@@ -3,8 +3,8 @@
 A loader asks batch by batch, dozens of batches ahead. Messages are cut into waves, or put together where
 they are small, and as many waves are on their way at once as there are threads here: when one has landed the
 next one leaves, so the store always has enough to do and nothing waits for the slowest of a message.
-Sessions take turns. The queue of a session that has left is dropped, and so is what a plan has asked for
-when its next round begins.
+Sessions take turns, and so do the plans of one. The queues of a session that has left are dropped, and what a
+plan has asked for is when its next round begins.
 
 Once the cache is full, what was asked for without a plan is dropped. Of a plan, waves are smaller, and
 leave as far ahead of the job as there is memory for them (`ioaccel.engine.passing`).
@@ -16,9 +16,10 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from ioaccel import wire
-from ioaccel.engine.passing import Passing
+from ioaccel.engine.passing import Ahead, Passing
 
 # Extents of one wave, and waves on their way: 512 together, twice what a governor ever admits, so that
 # a wave whose last extent is slow leaves the others enough to fill it.
@@ -27,51 +28,62 @@ _WAVES = 8
 # Of a wave that passes by a full cache: 128 together, what a store with 20 ms to the first byte gains from.
 _PASSING_WAVE = 16
 
-# How soon it is looked again whether there is memory.
-_LOOK_SECONDS = 0.01
+# A plan looks less far ahead than this, so what is older in its queue was read long ago.
+_LONGEST_QUEUE = 16_384
+
+# How often it is tried whether a cache that was full has room again, for those who have no memory left, and
+# looked whether something has changed of which nobody tells.
+_FULL_SECONDS = 1.0
+
+
+class Wave(NamedTuple):
+    """Extents that leave together. ``ahead``: those that the cache has no room for may go past it."""
+
+    request: wire.Prefetch
+    extents: list[wire.Extent]
+    ahead: Ahead | None
 
 
 class Prefetches:
-    """The queues of all sessions, and the threads that work them off. Any thread."""
+    """The queues of all plans, and the threads that work them off. Any thread."""
 
     def __init__(
         self,
-        settle: Callable[[wire.Prefetch, list[wire.Extent], float], bool],
+        settle: Callable[[Wave], bool | None],
         live: Callable[[], frozenset[str]],
         passing: Passing,
     ) -> None:
-        """``settle`` brings a message's extents, asked for at a (monotonic) time, into the cache and says
-        whether there was room for all; ``live`` names the sessions whose clients are there."""
+        """``settle`` brings extents into the cache and says whether there was room for all, None if that did
+        not show; ``live`` names the sessions whose clients are there."""
         self._settle = settle
         self._live = live
         self._passing = passing
+        passing.freed = self._go_on
         self._lock = threading.Lock()
         self._came = threading.Condition(self._lock)
-        self._queues: OrderedDict[str, deque[_Rest]] = OrderedDict()  # whose turn it is first
-        self._full: set[str] = set()  # sessions for whose last wave the cache had no room
-        self._rounds: dict[tuple[str, str], int] = {}  # of each session's plans
+        # By session and plan; whose turn it is first.
+        self._queues: OrderedDict[tuple[str, str], deque[_Rest]] = OrderedDict()
+        self._full: dict[str, float] = {}  # sessions for whose waves the cache had no room, and when
         self._threads = 0
         self._idle = 0
-        self._looks = False  # a thread looks now and then whether there is memory
         self._closed = False
 
     def add(self, request: wire.Prefetch) -> None:
-        """Queues a message behind all others of its session."""
+        """Queues a message behind all others of its plan."""
+        name, number = request.plan if request.plan is not None else ("", 0)
         with self._lock:
-            queue = self._queues.setdefault(request.session, deque())
-            if request.plan is not None:
-                self._replan(queue, request.session, *request.plan)
+            turn = self._passing.turn(request.session, name, number) if name else 0
+            if turn < 0:
+                return  # of a round that is over
+            queue = self._queues.setdefault((request.session, name), deque())
+            if turn > 0:
+                queue.clear()
             queue.append(_Rest(request))
+            if name:
+                left = sum(len(rest.request.extents) for rest in queue)
+                while left > _LONGEST_QUEUE and len(queue) > 1:
+                    left -= len(queue.popleft().request.extents)
             self._call_thread()
-
-    def _replan(self, queue: deque[_Rest], session: str, plan: str, number: int) -> None:
-        """Forgets what earlier rounds of a plan asked for; the caller holds the lock."""
-        if self._rounds.get((session, plan), number) < number:
-            for rest in queue:
-                if rest.request.plan is not None and rest.request.plan[0] == plan:
-                    rest.end()
-            self._passing.replan(session, plan)
-        self._rounds[session, plan] = number
 
     def _call_thread(self) -> None:
         """Sees to it that a thread comes for the next wave; the caller holds the lock."""
@@ -81,6 +93,12 @@ class Prefetches:
             self._threads += 1
             threading.Thread(target=self._work, name="ioaccel-prefetch", daemon=True).start()
 
+    def _go_on(self) -> None:
+        """Something that waited was read: a plan may go on."""
+        if self._queues and self._idle:  # a look without the lock: threads look by themselves, too
+            with self._lock:
+                self._came.notify()
+
     def close(self) -> None:
         """Drops what is queued, and lets the threads go."""
         with self._lock:
@@ -89,74 +107,81 @@ class Prefetches:
             self._came.notify_all()
 
     def _work(self) -> None:
-        while (wave := self._next()) is not None:
-            rests, extents = wave
-            request = rests[0].request
-            fits = self._settle(request, extents, rests[0].asked)
+        while (found := self._next()) is not None:
+            wave, rests = found
+            try:
+                fits = self._settle(wave)
+            finally:
+                if wave.ahead is not None:
+                    self._passing.end(wave.ahead)
             with self._lock:
                 if fits:
-                    self._full.discard(request.session)
-                else:
-                    self._full.add(request.session)
-                    for rest in rests if request.plan is None else []:
-                        rest.end()  # what came now would be fetched again when it is read
+                    self._full.pop(wave.request.session, None)
+                elif fits is not None:
+                    self._full[wave.request.session] = time.monotonic()
+                    if wave.ahead is None:
+                        for rest in rests:
+                            rest.end()  # what came now would be fetched again when it is read
+                if self._queues:
+                    self._came.notify()  # a wave that ends leaves room
 
-    def _whose_turn(self) -> tuple[str, int] | None:
-        """A session, and how many extents of it may leave; the caller holds the lock."""
-        for session, queue in self._queues.items():
-            if session not in self._full or queue[0].request.plan is None:
-                return session, WAVE
-            if self._passing.room():
-                return session, _PASSING_WAVE
-        return None
-
-    def _wait(self) -> None:
-        """Until something is asked for, or may have found memory; the caller holds the lock."""
-        looks = bool(self._queues) and not self._looks
-        if looks:
-            self._looks = True
-        self._idle += 1
-        self._came.wait(_LOOK_SECONDS if looks else None)
-        self._idle -= 1
-        if looks:
-            self._looks = False
-
-    def _forget(self, session: str) -> None:
-        """One that has left; the caller holds the lock."""
-        self._queues.pop(session, None)
-        self._full.discard(session)
-        for plan in [plan for plan in self._rounds if plan[0] == session]:
-            del self._rounds[plan]
-
-    def _next(self) -> tuple[list[_Rest], list[wire.Extent]] | None:
+    def _next(self) -> tuple[Wave, list[_Rest]] | None:
         """The next wave, and the messages it is of, once there is one; None at the end."""
         with self._lock:
             while not self._closed:
                 live = self._live()
-                known = {*self._queues, *self._full, *(session for session, _ in self._rounds)}
-                for session in known - live:
-                    self._forget(session)
-                turn = self._whose_turn()
-                if turn is None:
-                    self._wait()
-                    continue
-                session, most = turn
-                queue = self._queues[session]
-                rests: list[_Rest] = []
-                extents: list[wire.Extent] = []
-                while queue and len(extents) < most and (not rests or rests[0].goes_with(queue[0])):
-                    rests.append(queue[0])
-                    extents += queue[0].take(most - len(extents))
-                    if queue[0].empty:
-                        queue.popleft()
-                self._queues.move_to_end(session)
-                if not queue:
-                    del self._queues[session]
-                if self._queues:
-                    self._call_thread()  # a message of many waves called one thread
-                if extents:
-                    return rests, extents
+                for key in [key for key in self._queues if key[0] not in live]:
+                    del self._queues[key]  # whoever asked for it is gone
+                for session in self._full.keys() - live:
+                    del self._full[session]
+                found = self._take_turns()
+                if found is not None:
+                    return found
+                self._idle += 1
+                self._came.wait(_FULL_SECONDS if self._queues else None)
+                self._idle -= 1
             return None
+
+    def _may_leave(self, session: str, plan: str, asked: float) -> Ahead | None:
+        """How many extents of a plan may leave now; None if none may. The caller holds the lock."""
+        since, now = self._full.get(session), time.monotonic()
+        if since is None:
+            return self._passing.leave(session, plan, asked, WAVE, full=False)
+        ahead = self._passing.leave(session, plan, asked, _PASSING_WAVE, full=True)
+        if ahead is None and now - since > _FULL_SECONDS:
+            self._full[session] = now
+            ahead = self._passing.leave(session, plan, asked, 1, full=False)  # one tries
+        return ahead
+
+    def _take_turns(self) -> tuple[Wave, list[_Rest]] | None:
+        """The wave of the first plan that may leave; the caller holds the lock."""
+        for key, queue in list(self._queues.items()):
+            session, plan = key
+            while queue and queue[0].empty:
+                queue.popleft()
+            if not queue:
+                del self._queues[key]
+                continue
+            most, ahead = WAVE, None
+            if plan:
+                ahead = self._may_leave(session, plan, queue[0].asked)
+                if ahead is None:
+                    continue
+                most = ahead.extents
+            rests: list[_Rest] = []
+            extents: list[wire.Extent] = []
+            while queue and len(extents) < most and (not rests or rests[0].goes_with(queue[0])):
+                rests.append(queue[0])
+                extents += queue[0].take(most - len(extents))
+                if queue[0].empty:
+                    queue.popleft()
+            self._queues.move_to_end(key)
+            if not queue:
+                del self._queues[key]
+            if self._queues:
+                self._call_thread()  # a message of many waves called one thread
+            return Wave(rests[0].request, extents, ahead), rests
+        return None
 
 
 class _Rest:
@@ -176,12 +201,7 @@ class _Rest:
     def goes_with(self, other: _Rest) -> bool:
         """Whether the extents of both may be one wave: they are asked for in the same way."""
         one, two = self.request, other.request
-        return (one.sources, one.oldest_ms, one.timeout, one.plan) == (
-            two.sources,
-            two.oldest_ms,
-            two.timeout,
-            two.plan,
-        )
+        return (one.sources, one.oldest_ms, one.timeout) == (two.sources, two.oldest_ms, two.timeout)
 
     def take(self, count: int) -> list[wire.Extent]:
         """So many of those that are left."""

@@ -265,6 +265,7 @@ class Ahead:
         self._working = threading.Lock()
         self._lock = threading.Lock()
         self._queue = SimpleQueue()
+        self._name = uuid.uuid4().hex
         self._forget(self._round)
         self._thread = None
 

@@ -8,7 +8,7 @@ import functools
 import os
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -63,7 +63,8 @@ def accelerate(
         )
     if cache is not None and connect_options:
         raise ConfigError(f"pass cache= or {min(connect_options)}=, not both")
-    if isinstance(prepared := getattr(data, "base_dataloader", None), DataLoader):
+    prepared = getattr(data, "base_dataloader", None) if isinstance(data, DataLoader) else None
+    if isinstance(prepared, DataLoader):
         return _prepared(data, prepared, cache, paths, extents, explain, connect_options)
     inner = data.dataset if isinstance(data, DataLoader) else data
     settings = settings_of(inner)
@@ -93,7 +94,16 @@ def _prepared(data: T, inner: Any, cache: Any, paths: Any, extents: Any, explain
         return data
     made: Any = copy.copy(data)
     made.base_dataloader = wrapped
+    if not hasattr(type(data), "state_dict"):  # it would be asked of the one inside, which is a batch ahead
+        made.state_dict = made.load_state_dict = _refuse_state
     return cast("T", made)
+
+
+def _refuse_state(*_: Any) -> NoReturn:
+    raise ConfigError(
+        "a prepared loader has drawn a batch more than it has given, so its state would not be exact; use "
+        "accelerator.skip_first_batches() to go on in the middle of an epoch"
+    )
 
 
 def _connected(options: dict[str, Any]) -> Cache:

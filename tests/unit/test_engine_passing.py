@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from ioaccel._core._engine import Index, block_key
 from ioaccel.engine import passing
 from ioaccel.engine.block import Block
-from ioaccel.engine.passing import BUDGET, Admitted, Passing, Wish
+from ioaccel.engine.passing import BUDGET, SHARE, Ahead, Passing
 from ioaccel.engine.transit import SEGMENT_SIZE, SEGMENTS, Transit
 
 KEYS = [block_key(bytes(16), f"s3://b/{n}") for n in range(8)]
@@ -28,152 +28,249 @@ def transit() -> Iterator[Transit]:
     transit.close()
 
 
+@pytest.fixture
+def jobs(transit: Transit) -> Passing:
+    jobs = Passing(transit, lambda: frozenset({"job"}))
+    assert jobs.turn("job", "plan", 1) == 1
+    return jobs
+
+
 def store(transit: Transit, key: bytes, length: int) -> bytes:
     return transit.store(Block(key, "s3://b/x", "v", length, 0, 1), os.urandom(length), length)
 
 
-def wish(plan: str = "plan", session: str = "job") -> Wish:
-    return Wish(session, plan, time.monotonic())
+def overwrite(transit: Transit) -> None:
+    for _ in range(SEGMENTS * SEGMENT_SIZE // (4 * MIB)):
+        store(transit, KEYS[7], 4 * MIB)
+
+
+def leave(jobs: Passing, most: int = 16, plan: str = "plan") -> Ahead:
+    ahead = jobs.leave("job", plan, time.monotonic(), most, full=True)
+    assert ahead is not None
+    return ahead
 
 
 def bring(jobs: Passing, transit: Transit, key: bytes, length: int = 1000, plan: str = "plan") -> bytes:
-    admitted = jobs.admit(wish(plan), key, length)
-    assert admitted is not None
-    location = store(transit, key, min(length, 1000))  # only counted
-    jobs.bring(admitted, key, location, 7, length)
+    """A wave of one block, which is only counted if it is long."""
+    ahead = leave(jobs, 1, plan)
+    assert jobs.admit(ahead, key, length)
+    location = store(transit, key, min(length, 1000))
+    jobs.bring(ahead, key, location, 7, length)
+    jobs.end(ahead)
     return location
-
-
-@pytest.fixture
-def jobs(transit: Transit) -> Passing:
-    return Passing(transit, lambda: frozenset({"job"}))
 
 
 def test_a_block_is_given_once(jobs: Passing, transit: Transit) -> None:
     location = bring(jobs, transit, KEYS[0])
-    assert jobs.take("other", KEYS[0], 7, 1) is None
-    assert jobs.take("job", KEYS[0], 7, 1) == location
-    assert jobs.take("job", KEYS[0], 7, 1) is None
+    assert jobs.total_bytes == 1000
+    assert jobs.take("other", KEYS[0], 7) is None
+    assert jobs.take("job", KEYS[0], 7) == location
+    assert jobs.take("job", KEYS[0], 7) is None
+    assert jobs.total_bytes == 0
 
 
 def test_another_version_is_not_given(jobs: Passing, transit: Transit) -> None:
     bring(jobs, transit, KEYS[0])
-    assert jobs.take("job", KEYS[0], 8, 1) is None
+    assert jobs.take("job", KEYS[0], 8) is None
+    assert jobs.total_bytes == 0
 
 
-def test_what_was_overwritten_is_not_given(jobs: Passing, transit: Transit) -> None:
-    bring(jobs, transit, KEYS[0])
-    for _ in range(SEGMENTS * SEGMENT_SIZE // (4 * MIB)):
-        store(transit, KEYS[1], 4 * MIB)
-    assert jobs.take("job", KEYS[0], 7, 1) is None
+def test_what_a_reader_has_got_is_not_fetched_for_it_again(jobs: Passing) -> None:
+    before = leave(jobs)
+    assert jobs.take("job", KEYS[1], 7) is None
+    assert not jobs.admit(before, KEYS[1], 1)
+    assert jobs.admit(leave(jobs), KEYS[1], 1)  # in the next epoch
 
 
-def test_what_a_reader_has_got_is_not_fetched_for_it_again(jobs: Passing, transit: Transit) -> None:
-    bring(jobs, transit, KEYS[0])
-    before = wish()
-    assert jobs.take("job", KEYS[1], 7, 1) is None
-    assert jobs.admit(before, KEYS[1], 1) is None
-    assert jobs.admit(wish(), KEYS[1], 1) is not None  # in the next epoch
+def test_what_a_reader_has_got_meanwhile_does_not_wait_for_it(jobs: Passing, transit: Transit) -> None:
+    """It has joined the flight: before the block came, or between that and its own answer."""
+    ahead = leave(jobs)
+    for n, key in enumerate(KEYS[:2]):
+        assert jobs.admit(ahead, key, 1000)
+        if n == 0:
+            jobs.take("job", key, 7)
+        jobs.bring(ahead, key, store(transit, key, 1000), 7, 1000)
+        jobs.given("job", key)
+    jobs.end(ahead)
+    assert jobs.total_bytes == 0
 
 
 def test_what_waits_is_not_fetched_again(jobs: Passing, transit: Transit) -> None:
     bring(jobs, transit, KEYS[0])
-    assert jobs.admit(wish(), KEYS[0], 1) is None
+    assert not jobs.admit(leave(jobs), KEYS[0], 1)
 
 
 def test_a_new_round_forgets_what_its_plan_asked_for(jobs: Passing, transit: Transit) -> None:
-    bring(jobs, transit, KEYS[0], plan="train")
-    location = bring(jobs, transit, KEYS[1], plan="validate")
-    jobs.replan("job", "train")
-    assert jobs.take("job", KEYS[0], 7, 1) is None
-    assert jobs.take("job", KEYS[1], 7, 1) == location
+    jobs.turn("job", "validation", 1)
+    bring(jobs, transit, KEYS[0])
+    late = leave(jobs)
+    assert jobs.admit(late, KEYS[2], 1000)
+    location = bring(jobs, transit, KEYS[1], plan="validation")
+    assert jobs.turn("job", "plan", 1) == 0
+    assert jobs.turn("job", "plan", 2) == 1
+    assert jobs.turn("job", "plan", 1) == -1
+    jobs.bring(late, KEYS[2], store(transit, KEYS[2], 1000), 7, 1000)
+    jobs.end(late)
+    assert jobs.total_bytes == 1000
+    assert jobs.take("job", KEYS[0], 7) is None
+    assert jobs.take("job", KEYS[2], 7) is None
+    assert jobs.take("job", KEYS[1], 7) == location
 
 
-def test_a_job_that_reads_something_else_loses_what_waits(jobs: Passing, transit: Transit) -> None:
-    bring(jobs, transit, KEYS[0], BUDGET // 2)
-    assert not jobs.room()
-    jobs.take("job", KEYS[1], 7, BUDGET - 1)
-    assert not jobs.room()
-    jobs.take("job", KEYS[2], 7, 1)
-    assert jobs.room()
-    assert jobs.take("job", KEYS[0], 7, 1) is None
+def test_a_share_is_for_what_waits_and_what_is_on_its_way(jobs: Passing, transit: Transit) -> None:
+    waves = []
+    while (ahead := jobs.leave("job", "plan", time.monotonic(), 16, full=True)) is not None:
+        waves.append(ahead)
+    assert sum(ahead.extents for ahead in waves) == SHARE // MIB
+    for ahead in waves:
+        jobs.end(ahead)
+    bring(jobs, transit, KEYS[0], SHARE)
+    assert jobs.leave("job", "plan", time.monotonic(), 1, full=True) is None
+    freed = []
+    jobs.freed = lambda: freed.append(1)
+    jobs.take("job", KEYS[0], 7)
+    assert freed
+    leave(jobs)
 
 
-def test_what_a_session_that_left_was_ahead_by_makes_room(transit: Transit) -> None:
-    live = {"job"}
+def test_larger_ones_than_the_share_go_one_by_one(jobs: Passing, transit: Transit) -> None:
+    for key in KEYS:
+        bring(jobs, transit, key, 2 * SHARE)
+        jobs.take("job", key, 7)
+    assert leave(jobs).extents == 1
+    assert jobs.leave("job", "plan", time.monotonic(), 16, full=True) is None
+
+
+def test_many_plans_share(transit: Transit) -> None:
+    jobs = Passing(transit, lambda: frozenset("abcd"))
+    for session in "abcd":
+        jobs.turn(session, "plan", 1)
+        ahead = jobs.leave(session, "plan", time.monotonic(), 1, full=True)
+        assert ahead is not None
+    while any(jobs.leave(s, "plan", time.monotonic(), 1, full=True) is not None for s in "abcd"):
+        pass
+    assert BUDGET - 4 * MIB <= jobs.total_bytes <= BUDGET
+
+
+def test_who_is_too_far_ahead_for_the_ring_falls_back(jobs: Passing, transit: Transit) -> None:
+    [plan] = jobs._plans()
+    for n in range(3):
+        bring(jobs, transit, KEYS[0])
+        overwrite(transit)
+        assert jobs.take("job", KEYS[0], 7) is None
+        assert plan.share == SHARE >> (n + 1)
+    bring(jobs, transit, KEYS[1], SHARE)
+    assert jobs.take("job", KEYS[1], 7) is not None
+    assert plan.share == SHARE
+
+
+def test_what_was_overwritten_makes_room(
+    jobs: Passing, transit: Transit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a job that has paused: it will not ask for it for a while."""
+    monkeypatch.setattr(passing, "_LOOK_SECONDS", 0.0)
+    bring(jobs, transit, KEYS[0], SHARE // 2)
+    bring(jobs, transit, KEYS[1], SHARE // 2)
+    assert jobs.leave("job", "plan", time.monotonic(), 1, full=True) is None
+    overwrite(transit)
+    assert jobs.leave("job", "plan", time.monotonic(), 1, full=True) is not None
+
+
+def test_sessions_that_left_and_old_plans_are_forgotten(transit: Transit) -> None:
+    live = {"a"}
     jobs = Passing(transit, lambda: frozenset(live))
-    bring(jobs, transit, KEYS[0], BUDGET // 2)
-    assert not jobs.room()
-    live.clear()
-    assert jobs.room()
+    jobs.turn("a", "plan", 1)
+    ahead = jobs.leave("a", "plan", time.monotonic(), 1, full=True)
+    assert ahead is not None
+    live = {"b"}
+    for n in range(100):
+        jobs.turn("b", f"plan {n}", 1)
+    assert jobs.total_bytes == 0
+    assert len(jobs._plans()) < 10
+    jobs.end(ahead)
+    # One that was forgotten before its turn brings nothing.
+    late = jobs.leave("b", "plan 0", time.monotonic(), 1, full=True)
+    assert late is None or not jobs.admit(late, KEYS[0], 1)
 
 
 class Accounts(RuleBasedStateMachine):
-    """Whatever comes, what is counted is what waits and what is on its way."""
+    """Whatever comes, what is counted is what waits and what waves have set aside."""
 
     def __init__(self) -> None:
         super().__init__()
         self.transit = Transit(0, Index([SEGMENTS], [SEGMENT_SIZE]))
         self.live = {"a", "b"}
         self.jobs = Passing(self.transit, lambda: frozenset(self.live))
-        self.under_way: list[tuple[Admitted, bytes]] = []
+        self.waves: list[tuple[Ahead, list[bytes]]] = []
 
     def teardown(self) -> None:
         self.transit.close()
 
-    @rule(session=st.sampled_from("ab"), plan=st.sampled_from("xy"), key=st.sampled_from(KEYS))
-    def admit(self, session: str, plan: str, key: bytes) -> None:
+    @rule(session=st.sampled_from("ab"), plan=st.sampled_from("xy"), number=st.integers(0, 3))
+    def turn(self, session: str, plan: str, number: int) -> None:
         if session in self.live:
-            admitted = self.jobs.admit(wish(plan, session), key, BUDGET // 7)
-            if admitted is not None:
-                self.under_way.append((admitted, key))
+            self.jobs.turn(session, plan, number)
 
-    @rule(data=st.data(), length=st.integers(0, 2000), twice=st.booleans())
-    def bring(self, data: st.DataObject, length: int, twice: bool) -> None:
-        if self.under_way:
-            admitted, key = data.draw(st.sampled_from(self.under_way))
-            self.under_way.remove((admitted, key))
-            for _ in range(1 + twice):
-                self.jobs.bring(admitted, key, store(self.transit, key, length), 7, length)
-            self.jobs.give_back(admitted)
+    @rule(
+        session=st.sampled_from("ab"), plan=st.sampled_from("xy"), most=st.integers(1, 16), full=st.booleans()
+    )
+    def leave(self, session: str, plan: str, most: int, full: bool) -> None:
+        ahead = self.jobs.leave(session, plan, time.monotonic(), most, full=full)
+        if ahead is not None:
+            assert 1 <= ahead.extents <= most
+            self.waves.append((ahead, []))
+
+    @rule(data=st.data(), key=st.sampled_from(KEYS), likely=st.sampled_from([0, 1000, 5 * MIB]))
+    def admit(self, data: st.DataObject, key: bytes, likely: int) -> None:
+        if self.waves:
+            ahead, keys = data.draw(st.sampled_from(self.waves))
+            if self.jobs.admit(ahead, key, likely):
+                keys.append(key)
+
+    @rule(data=st.data(), length=st.sampled_from([0, 700, 4 * MIB]))
+    def bring(self, data: st.DataObject, length: int) -> None:
+        if self.waves:
+            ahead, keys = data.draw(st.sampled_from(self.waves))
+            if keys:
+                key = keys.pop()
+                self.jobs.bring(ahead, key, store(self.transit, key, min(length, 1000)), 7, length)
 
     @rule(data=st.data())
-    def fail(self, data: st.DataObject) -> None:
-        if self.under_way:
-            admitted, key = data.draw(st.sampled_from(self.under_way))
-            self.under_way.remove((admitted, key))
-            self.jobs.give_back(admitted)
+    def end(self, data: st.DataObject) -> None:
+        if self.waves:
+            wave = data.draw(st.sampled_from(self.waves))
+            self.waves.remove(wave)
+            self.jobs.end(wave[0])
 
-    @rule(session=st.sampled_from("ab"), key=st.sampled_from(KEYS), likely=st.sampled_from([0, BUDGET // 3]))
-    def take(self, session: str, key: bytes, likely: int) -> None:
-        self.jobs.take(session, key, 7, likely)
-
-    @rule(session=st.sampled_from("ab"), plan=st.sampled_from("xy"))
-    def replan(self, session: str, plan: str) -> None:
-        self.jobs.replan(session, plan)
+    @rule(session=st.sampled_from("ab"), key=st.sampled_from(KEYS), joined=st.booleans())
+    def read(self, session: str, key: bytes, joined: bool) -> None:
+        if joined:
+            self.jobs.given(session, key)
+        else:
+            self.jobs.take(session, key, 7)
+        for plan in self.jobs._sessions[session].plans.values() if session in self.jobs._sessions else ():
+            assert key not in plan.waiting
 
     @rule(session=st.sampled_from("ab"))
     def leave_or_come(self, session: str) -> None:
         self.live ^= {session}
-        self.jobs.room()
 
     @invariant()
     def counted(self) -> None:
-        waiting = sum(w.length for job in self.jobs._jobs.values() for w in job.waiting.values())
-        assert self.jobs._bytes == waiting + sum(admitted.length for admitted, _ in self.under_way)
-        assert self.jobs._bytes <= BUDGET + BUDGET // 7
+        for plan in self.jobs._plans():
+            waiting = sum(w.length for w in plan.waiting.values())
+            aside = sum(ahead.reserved for ahead, _ in self.waves if ahead.plan is plan)
+            assert plan.bytes == waiting + aside
+            assert 0 <= plan.share <= SHARE
 
 
 TestAccounts = Accounts.TestCase
-TestAccounts.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestAccounts.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
-def test_no_more_is_remembered_than_a_job_looks_ahead(
-    jobs: Passing, transit: Transit, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_more_is_remembered_than_a_job_looks_ahead(jobs: Passing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passing, "_MOST_GIVEN", 3)
-    bring(jobs, transit, KEYS[0])
-    before = wish()
+    before = leave(jobs)
     for key in KEYS[1:6]:
-        jobs.take("job", key, 7, 1)
-    assert [jobs.admit(before, key, 1) is None for key in KEYS[1:6]] == [False, False, True, True, True]
+        jobs.take("job", key, 7)
+    assert [jobs.admit(before, key, 1) for key in KEYS[1:6]] == [True, True, False, False, False]
