@@ -336,6 +336,7 @@ class Fetcher:
             return landed
         expected = None
         if terms.keep and not set_aside:
+            likely = likely or int(self._typical or 0)  # the first may have come since it was asked for
             expected = self._space.expect(likely)
             if expected is not None:
                 set_aside.append(expected)
