@@ -225,6 +225,27 @@ def test_a_loader_around_a_loader(any_cache: Cache) -> None:
     assert [e.batches for e in loader.explain().epochs] == [5]
     assert accelerate(loader) is loader
     assert not hasattr(plain, "explain")
+    # It may have drawn a batch more than it has given, so the state of the one inside is not its own.
+    with pytest.raises(ConfigError, match="skip_first_batches"):
+        loader.state_dict()
+
+
+def test_a_data_set_that_looks_all_names_up(any_cache: Cache) -> None:
+    class Looks(Dataset[Any]):
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):  # torch asks for __getitems__
+                raise AttributeError(name)
+            return {"known": 1}[name]
+
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> int:
+            return index
+
+    data = accelerate(Looks(), cache=any_cache)
+    assert [data[n] for n in range(len(data))] == [0, 1, 2]
+    assert list(accelerate(loader_of(Looks()), cache=any_cache)) == [[0, 1, 2]]
 
 
 def unpickled(thing: Any) -> Any:
