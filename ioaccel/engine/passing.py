@@ -49,6 +49,7 @@ class _Plan:
         self.share = SHARE
         self.typical = float(_FIRST_GUESS)  # bytes of an extent
         self.looked = 0.0
+        self.blocked = False  # a wave could not leave
         self.over = False
 
 
@@ -141,6 +142,7 @@ class Passing:
             count = min(most, int(room / max(one.typical, 1.0)))
             if count < 1:
                 if one.bytes:
+                    one.blocked = True
                     return None
                 count = 1  # larger than the share: one at a time
             reserved = int(count * one.typical)
@@ -217,19 +219,26 @@ class Passing:
                 return None  # nothing was ever fetched ahead of it
             self._note_given(known, key)
             location = None
-            found = False
+            goes_on = False
             for plan in known.plans.values():
                 if (waiting := plan.waiting.pop(key, None)) is not None:
-                    found = True
                     plan.bytes -= waiting.length
+                    goes_on = goes_on or self._goes_on(plan)
                     if not self._transit.holds(waiting.location):
                         plan.share //= 2
                     elif waiting.version_hash == version_hash:
                         plan.share = min(SHARE, plan.share + waiting.length)
                         location = waiting.location
-        if found:
+        if goes_on:
             self.freed()
         return location
+
+    def _goes_on(self, plan: _Plan) -> bool:
+        """Whether a plan that was blocked has room for some waves; it is told once."""
+        if not plan.blocked or (plan.bytes and self._room(plan) < plan.share // 4):
+            return False
+        plan.blocked = False
+        return True
 
     def given(self, session: str, key: bytes) -> None:
         """A reader was given a block in another way: perhaps it has joined the flight that fetched it."""
@@ -238,12 +247,12 @@ class Passing:
             if known is None:
                 return
             self._note_given(known, key)
-            found = False
+            goes_on = False
             for plan in known.plans.values():
                 if (waiting := plan.waiting.pop(key, None)) is not None:
-                    found = True
                     plan.bytes -= waiting.length
-        if found:
+                    goes_on = goes_on or self._goes_on(plan)
+        if goes_on:
             self.freed()
 
     def _note_given(self, known: _Session, key: bytes) -> None:

@@ -95,9 +95,8 @@ class Prefetches:
 
     def _go_on(self) -> None:
         """Something that waited was read: a plan may go on."""
-        if self._queues and self._idle:  # a look without the lock: threads look by themselves, too
-            with self._lock:
-                self._came.notify()
+        with self._lock:
+            self._came.notify()
 
     def close(self) -> None:
         """Drops what is queued, and lets the threads go."""
