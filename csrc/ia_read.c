@@ -5,12 +5,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -169,12 +171,22 @@ static off_t file_offset(const struct ia_view *view, const struct ia_piece *piec
                    at->offset + piece->skip);
 }
 
+int ia_in_memory(int fd)
+{
+    struct statfs file_system;
+    return fstatfs(fd, &file_system) == 0 && file_system.f_type == TMPFS_MAGIC;
+}
+
 /* What is in the page cache, without waiting for a disk: 0, -EAGAIN if it is not (all) there. */
 static int read_cached(const struct ia_view *view, struct ia_piece *piece)
 {
     int fd = view->fd[piece->at.shard];
     if (fd < 0)
         return -EBADF;
+    if (view->in_memory >> piece->at.shard & 1) {
+        ssize_t got = ia_pread_some(fd, piece->to, piece->length, file_offset(view, piece));
+        return got < 0 ? (int)got : got == (ssize_t)piece->length ? 0 : -EIO;
+    }
     struct iovec part = {piece->to, piece->length};
     ssize_t got = preadv2(fd, &part, 1, file_offset(view, piece), RWF_NOWAIT);
     if (got == (ssize_t)piece->length)

@@ -13,7 +13,12 @@ struct ia_view {
     const struct ia_index_map *index;
     struct ia_client_page *page; /* may be NULL */
     int fd[IA_MAX_SHARDS];       /* one a shard, -1 where it could not be opened */
+    uint64_t in_memory;          /* a bit a shard whose file is in memory: no disk to wait for */
 };
+_Static_assert(IA_MAX_SHARDS <= 64, "a bit each");
+
+/* Whether a file is in memory (tmpfs, memfd). Such files refuse RWF_NOWAIT. One system call. */
+int ia_in_memory(int fd);
 
 #define IA_TO_END UINT64_MAX
 

@@ -197,6 +197,8 @@ cdef class View:
                 raise ValueError(f"{len(shards)} shards: at most {IA_MAX_SHARDS}")
             for i in range(len(shards)):
                 self.view.fd[i] = shards[i]
+                if shards[i] >= 0 and ia_in_memory(shards[i]):
+                    self.view.in_memory |= <uint64_t>1 << i
             check(ia_control_map(control, &self.view.control), "the engine's control page")
             check(ia_client_page_map(page, &self.view.page), "the client's page")
             self.index = _IndexMap(index)

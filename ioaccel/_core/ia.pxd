@@ -150,6 +150,9 @@ cdef extern from "ia_read.h" nogil:
         const ia_index_map *index
         ia_client_page *page
         int *fd
+        uint64_t in_memory
+
+    int ia_in_memory(int fd)
 
     uint64_t IA_TO_END
     struct ia_want:

@@ -154,11 +154,12 @@ class Scope(Ledger):
         With ``hint``, the disk is told of the others. Errors are left to whoever reads.
         """
         begun = perf_counter()
-        self.held.clear()
         for store, reader in list(self.stores.items()):
             wanted = list(dict.fromkeys(r[1:] for r in reads if r.store == store))
             try:
-                self._read_missing(store, reader, reader.missing(wanted, hint=hint))
+                missing = reader.missing(wanted, hint=hint)
+                # What passes by the cache is missing still, and held: it must not be fetched once more.
+                self._read_missing(store, reader, [m for m in missing if (store, m[0]) not in self.held])
             except TooLong:
                 pass  # what is small was fetched nevertheless
             except Exception as error:  # noqa: BLE001

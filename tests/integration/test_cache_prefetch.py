@@ -310,3 +310,11 @@ def test_no_more_is_fetched_ahead_than_memory_is_set_aside_for(
             assert cache.read(url) == own.data(url)
         assert settled(proxy) <= 115 + cache.status()["store_hedged"] + 1
         assert cache.status()["ahead_bytes"] == 0
+
+
+def test_memory_is_no_disk_to_wait_for(full: Cache, data: DataSet) -> None:
+    """Files in memory refuse to say whether one would wait: what passes by counted as a slow disk."""
+    before = full.status()["disk_ns"]
+    for _ in range(3):
+        read(full, data, data.urls[COUNT // 2 :])
+    assert full.status()["disk_ns"] == before

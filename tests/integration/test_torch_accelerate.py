@@ -87,6 +87,27 @@ def initialize(number: int) -> None:
     """A worker_init_fn."""
 
 
+def test_what_is_held_for_a_batch_is_not_fetched_once_more(
+    data: DataSet, options: Options, proxy: CountingProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What passes by the cache is missing still when the rest of a batch is looked after."""
+    waited = 0.0
+
+    class Slow(td.Told):
+        def __getitem__(self, index: int) -> Any:
+            nonlocal waited
+            waited += 1  # each sample has the rest looked after
+            return super().__getitem__(index)
+
+    with ioaccel.connect(tmp_path, 1, options) as cache:  # holds nothing
+        dataset = accelerate(Slow(data.urls, options), cache=cache)
+        dataset.__getitems__(range(1))
+        total(proxy)
+        monkeypatch.setattr(Reader, "disk_seconds", property(lambda _: waited))
+        assert [index for index, _ in dataset.__getitems__(range(1, 21))] == list(range(1, 21))
+        assert total(proxy) == 20
+
+
 def test_who_waits_for_a_disk_tells_it_of_the_rest_of_the_batch(
     cache: Cache, data: DataSet, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
