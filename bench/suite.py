@@ -35,13 +35,15 @@ def run(
 ) -> int:
     """Runs workloads, all by default, and writes their records after each. Returns the exit code.
 
-    ValueError if there is no such workload or contestant.
+    In ``bench/results`` they take the place of what the same workloads had, and the others stay; a file of one's
+    own is begun anew. ValueError if there is no such workload or contestant.
     """
     chosen = [workload.load(name) for name in names or workload.names()]
     if unknown := [name for name in only or () if name not in contestants]:
         raise ValueError(f"no contestant {', '.join(unknown)}; there are {', '.join(contestants)}")
     file = json_file or RESULTS / ("quick.json" if quick else "full.json")
     records: list[Record] = []
+    others = [] if json_file or not file.exists() else json.loads(file.read_text())
     for each in chosen:
         command = " ".join(
             [
@@ -55,7 +57,8 @@ def run(
         made = _one(each.quickly() if quick else each, only, directory, contestants)
         records += [{**record, "command": command, "quick": quick} for record in made]
         print(f"{each.name}: {time.monotonic() - begun:.0f} s", flush=True)
-        _write(file, records)
+        others = [record for record in others if record["workload"] != each.name]
+        _write(file, records + others)
     print(f"{len(records)} records in {file}")
     return 0
 

@@ -261,6 +261,27 @@ def test_an_absent_store_is_said_and_nothing_faked(tmp_path: Path, monkeypatch: 
     assert record["reason"] == "skipped: the shaped store needs nginx"
 
 
+def test_a_workload_that_runs_again_takes_the_place_of_its_own_records_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "RESULTS", tmp_path)
+    monkeypatch.setattr(workload, "load", lambda name: replace(TINY, name=name))
+    monkeypatch.setattr(suite, "_one", lambda each, *_: [{"workload": each.name, "contestant": "local"}])
+    file = tmp_path / "full.json"
+    file.write_text(json.dumps([{"workload": name, "contestant": "old"} for name in ("a", "b", "b")]))
+    suite.run(["b", "c"], False, None, tmp_path, None)
+    assert sorted((r["workload"], r["contestant"]) for r in json.loads(file.read_text())) == [
+        ("a", "old"),
+        ("b", "local"),
+        ("c", "local"),
+    ]
+    own = tmp_path / "own.json"
+    for _ in range(2):
+        suite.run(["b"], False, None, tmp_path, own)
+    assert len(json.loads(own.read_text())) == 1
+    assert not (tmp_path / "quick.json").exists()
+
+
 def test_every_workload_can_be_read_and_its_contestants_exist() -> None:
     for name in workload.names():
         for found in (workload.load(name), workload.load(name).quickly()):
