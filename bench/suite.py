@@ -35,8 +35,8 @@ def run(
 ) -> int:
     """Runs workloads, all by default, and writes their records after each. Returns the exit code.
 
-    In ``bench/results`` they take the place of what the same workloads had, and the others stay; a file of one's
-    own is begun anew. ValueError if there is no such workload or contestant.
+    In ``bench/results`` they take the place of what the same workloads had, and the others stay; a file of
+    one's own is begun anew. ValueError if there is no such workload or contestant.
     """
     chosen = [workload.load(name) for name in names or workload.names()]
     if unknown := [name for name in only or () if name not in contestants]:
