@@ -29,7 +29,8 @@ _MOST_PLANS = 8
 # What an extent is taken to weigh until one was seen.
 _FIRST_GUESS = 1 << 20
 
-# How often it is looked for what was overwritten, by those who have no room.
+# How often it is looked for what was overwritten, by those who have no room, and how often a share is halved
+# for that: what waits is overwritten together.
 _LOOK_SECONDS = 1.0
 
 
@@ -48,7 +49,7 @@ class _Plan:
         self.bytes = 0  # of what waits, and of what waves have set aside
         self.share = SHARE
         self.typical = float(_FIRST_GUESS)  # bytes of an extent
-        self.looked = 0.0
+        self.looked = self.halved = 0.0  # monotonic seconds
         self.blocked = False  # a wave could not leave
         self.over = False
 
@@ -164,6 +165,12 @@ class Passing:
         for key in lost:
             plan.bytes -= plan.waiting.pop(key).length
         if lost:
+            self._halve(plan)
+
+    def _halve(self, plan: _Plan) -> None:
+        now = time.monotonic()
+        if now - plan.halved >= _LOOK_SECONDS:
+            plan.halved = now
             plan.share //= 2
 
     def _forget_those_that_left(self) -> None:
@@ -225,7 +232,7 @@ class Passing:
                     plan.bytes -= waiting.length
                     goes_on = goes_on or self._goes_on(plan)
                     if not self._transit.holds(waiting.location):
-                        plan.share //= 2
+                        self._halve(plan)
                     elif waiting.version_hash == version_hash:
                         plan.share = min(SHARE, plan.share + waiting.length)
                         location = waiting.location

@@ -152,8 +152,17 @@ def test_many_plans_share(transit: Transit) -> None:
     assert BUDGET - 4 * MIB <= jobs.total_bytes <= BUDGET
 
 
-def test_who_is_too_far_ahead_for_the_ring_falls_back(jobs: Passing, transit: Transit) -> None:
+def test_who_is_too_far_ahead_for_the_ring_falls_back(
+    jobs: Passing, transit: Transit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     [plan] = jobs._plans()
+    for key in KEYS[:4]:
+        bring(jobs, transit, key)
+    overwrite(transit)
+    assert [jobs.take("job", key, 7) for key in KEYS[:4]] == [None] * 4
+    assert plan.share == SHARE // 2  # once for all that was overwritten together
+    plan.share = SHARE
+    monkeypatch.setattr(passing, "_LOOK_SECONDS", 0.0)
     for n in range(3):
         bring(jobs, transit, KEYS[0])
         overwrite(transit)
