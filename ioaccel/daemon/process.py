@@ -115,7 +115,7 @@ def _make_room_for_descriptors() -> None:
     """A client takes three descriptors, a request to a store one: the usual soft limit of 1024 is too low.
 
     The kernel's table of them grows by doubling. Before there are threads that is nothing; afterwards all
-    that open a connection wait for it, some 20 ms each time (for RCU), in the first requests of a job.
+    that open a connection wait for it (for RCU), in the first requests of a job (docs/design/0005).
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):

@@ -78,16 +78,14 @@ class Ahead:
 class Passing:
     """What all plans are ahead by. Any thread.
 
-    ``live`` names the sessions whose clients are there; ``freed`` is called, by any thread and without a lock
-    of this, when a plan may go on.
+    ``live`` names the sessions whose clients are there; ``freed``, which whoever sends waves may set, is
+    called by any thread and without a lock of this, when a plan may go on.
     """
 
-    def __init__(
-        self, transit: Transit, live: Callable[[], frozenset[str]], freed: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, transit: Transit, live: Callable[[], frozenset[str]]) -> None:
         self._transit = transit
         self._live = live
-        self.freed = freed
+        self.freed: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._sessions: dict[str, _Session] = {}
 

@@ -103,9 +103,8 @@ class _Worker:
         self._stores = -1  # how many there were when they were looked up
         # In a row, in which nothing was missing.
         self._calm_batches = _CALM_BATCHES if settings.calm else 0
-        self._store_seconds = self._disk_seconds = (
-            0.0  # that were waited, when samples were last looked after
-        )
+        # That were waited for stores and disks when samples were last looked after.
+        self._store_seconds = self._disk_seconds = 0.0
         self._hinted = False  # the disk has been told what the batch reads
         self.calm = False  # what is known is cached: samples are not looked after, until one has to wait
 

@@ -223,7 +223,7 @@ def test_data_loader_workers(cache: Cache, data: DataSet, method: str) -> None:
 
 
 def test_the_engine_has_room_for_descriptors_before_it_needs_them(cache: Cache) -> None:
-    """Later the kernel's table grows while all threads that open a connection wait: 60 ms of an epoch."""
+    """Later the kernel's table grows while all threads that open a connection wait."""
     if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 1024:
         pytest.skip("fewer descriptors are allowed here")
     status = Path(f"/proc/{cache.status()['engine_pid']}/status").read_text()
