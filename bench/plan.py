@@ -20,14 +20,14 @@ from typing import Any
 import ioaccel
 from bench.arm import Arm
 from bench.measure import spread
-from bench.torch_data import name, write_objects
+from bench.plan_arms import BUCKET, object_urls
+from bench.torch_data import write_objects
 from ioaccel.predict import Node, Store, Workload, predict
 from ioaccel.predict.measure import chosen, measure
 from ioaccel.testing.shaped import ShapedStore
 
 DELAY_MS, RATE = 20.0, 80_000_000
-BUCKET = "bench"
-OBJECTS = 3000
+OBJECTS = 10_000
 SHARES = (0.25, 0.5, 0.8, 1.2)
 EPOCHS, ROUNDS = 3, 4
 BATCH, WORKERS = 64, 2
@@ -126,14 +126,17 @@ def predicted(sizes: list[int], known: Figures) -> dict[tuple[float, int, str], 
 
 def calibrate(scratch: Path, store: ShapedStore, sizes: list[int]) -> Figures:
     """What the first set tells: of store and engine as ``--measure`` does, of the workers from a job."""
-    urls = _urls("known")
+    urls = object_urls("known", len(sizes))
     with (
         tempfile.TemporaryDirectory(dir=scratch) as directory,
         ioaccel.connect(directory, "1GB", store.storage_options) as cache,
     ):
         extents = [(urls[index], offset, length) for index, offset, length in chosen(sizes)]
         found = measure(cache, extents, _processes(store.pid))
-    with tempfile.TemporaryDirectory(dir=scratch) as caches, _job(caches, store, "known", 10**9) as job:
+    with (
+        tempfile.TemporaryDirectory(dir=scratch) as caches,
+        _job(caches, store, "known", 2 * sum(sizes)) as job,
+    ):
         first = job.ask("epoch")["first"]
         warm = statistics.median(job.ask("epoch")["seconds"] for _ in range(WARM_EPOCHS))
     return {
@@ -192,7 +195,8 @@ def show(rows: list[Row], constants: dict[str, list[float]], hedged: list[float]
 
 def _job(caches: str, store: ShapedStore, part: str, size: int) -> Arm:
     settings = {
-        "urls": _urls(part),
+        "part": part,
+        "objects": OBJECTS,
         "options": store.storage_options,
         "cache_dir": f"{caches}/cache",
         "cache_size": size,
@@ -200,10 +204,6 @@ def _job(caches: str, store: ShapedStore, part: str, size: int) -> Arm:
         "workers": WORKERS,
     }
     return Arm("bench.plan_arms:Job", settings)
-
-
-def _urls(part: str) -> list[str]:
-    return [f"s3://{BUCKET}/{part}/{name(index)}" for index in range(OBJECTS)]
 
 
 def _processes(pid: int | None) -> list[int]:

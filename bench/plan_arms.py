@@ -8,10 +8,17 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 import ioaccel
-from bench.torch_data import ObjectSamples
+from bench.torch_data import ObjectSamples, name
 from ioaccel.torch import accelerate
 
+BUCKET = "bench"
+
 Figures = dict[str, Any]
+
+
+def object_urls(part: str, count: int) -> list[str]:
+    """The objects of one of the two sets."""
+    return [f"s3://{BUCKET}/{part}/{name(index)}" for index in range(count)]
 
 
 class Job:
@@ -21,7 +28,7 @@ class Job:
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        urls = settings["urls"]
+        urls = object_urls(settings["part"], settings["objects"])
         self.cache = ioaccel.connect(settings["cache_dir"], settings["cache_size"], settings["options"])
         plain = DataLoader(
             ObjectSamples(urls, settings["options"]),

@@ -20,6 +20,10 @@ from ioaccel.engine.transit import SEGMENT_SIZE, SEGMENTS, Transit
 BUDGET = SEGMENTS * SEGMENT_SIZE * 3 // 8
 SHARE = BUDGET // 2
 
+# What was let go may come to so much more than it was taken for, of a share: it varies. What is refused its
+# batch waits for, a whole request long.
+_SLACK = 1 / 8
+
 # Blocks of which it is remembered that a reader was given them: as many as a job looks ahead, and more.
 _MOST_GIVEN = 20_000
 
@@ -63,7 +67,7 @@ class _Session:
 class Ahead:
     """One wave of a plan, on its way: what may be fetched ahead of the cache. Made and ended by `Passing`."""
 
-    __slots__ = ("asked", "brought", "extents", "plan", "promised", "reserved", "session")
+    __slots__ = ("asked", "brought", "extents", "plan", "promised", "refused", "reserved", "session")
 
     def __init__(self, session: _Session, plan: _Plan, asked: float, extents: int, reserved: int) -> None:
         self.session = session
@@ -73,6 +77,7 @@ class Ahead:
         self.reserved = reserved  # bytes of the share that were set aside, and not used yet
         self.promised = 0  # bytes of blocks that were admitted, and are not there yet
         self.brought = 0  # bytes
+        self.refused = 0  # bytes that there was no room for
 
 
 class Passing:
@@ -185,7 +190,8 @@ class Passing:
             lacking = ahead.promised + likely - ahead.reserved
             if lacking > 0:
                 alone = plan.bytes == ahead.reserved  # then it may be larger than the share
-                if not alone and lacking > self._room(plan):
+                if not alone and lacking > self._room(plan) + plan.share * _SLACK:
+                    ahead.refused += likely
                     return False
                 plan.bytes += lacking
                 ahead.reserved += lacking
@@ -212,7 +218,7 @@ class Passing:
             plan.bytes -= ahead.reserved
             ahead.reserved = 0
             if ahead.brought:
-                plan.typical += (ahead.brought / ahead.extents - plan.typical) / 4
+                plan.typical += ((ahead.brought + ahead.refused) / ahead.extents - plan.typical) / 4
 
     # ---- reading --------------------------------------------------------------------------------
 
@@ -222,21 +228,40 @@ class Passing:
             known = self._sessions.get(session)
             if known is None:
                 return None  # nothing was ever fetched ahead of it
-            self._note_given(known, key)
+            waiting, goes_on = self._given(known, key)
             location = None
-            goes_on = False
-            for plan in known.plans.values():
-                if (waiting := plan.waiting.pop(key, None)) is not None:
-                    plan.bytes -= waiting.length
-                    goes_on = goes_on or self._goes_on(plan)
-                    if not self._transit.holds(waiting.location):
-                        self._halve(plan)
-                    elif waiting.version_hash == version_hash:
-                        plan.share = min(SHARE, plan.share + waiting.length)
-                        location = waiting.location
+            for plan, each in waiting:
+                if not self._transit.holds(each.location):
+                    self._halve(plan)
+                elif each.version_hash == version_hash:
+                    plan.share = min(SHARE, plan.share + each.length)
+                    location = each.location
         if goes_on:
             self.freed()
         return location
+
+    def given(self, session: str, key: bytes) -> None:
+        """A reader was given a block in another way: perhaps it has joined the flight that fetched it."""
+        with self._lock:
+            known = self._sessions.get(session)
+            goes_on = known is not None and self._given(known, key)[1]
+        if goes_on:
+            self.freed()
+
+    def _given(self, known: _Session, key: bytes) -> tuple[list[tuple[_Plan, _Waiting]], bool]:
+        """What waited of a block that a reader is given now, and whether a plan has room again."""
+        known.given[key] = time.monotonic()
+        known.given.move_to_end(key)
+        if len(known.given) > _MOST_GIVEN:
+            known.given.popitem(last=False)
+        found = []
+        goes_on = False
+        for plan in known.plans.values():
+            if (waiting := plan.waiting.pop(key, None)) is not None:
+                plan.bytes -= waiting.length
+                goes_on = self._goes_on(plan) or goes_on
+                found.append((plan, waiting))
+        return found, goes_on
 
     def _goes_on(self, plan: _Plan) -> bool:
         """Whether a plan that was blocked has room for some waves; it is told once."""
@@ -244,24 +269,3 @@ class Passing:
             return False
         plan.blocked = False
         return True
-
-    def given(self, session: str, key: bytes) -> None:
-        """A reader was given a block in another way: perhaps it has joined the flight that fetched it."""
-        with self._lock:
-            known = self._sessions.get(session)
-            if known is None:
-                return
-            self._note_given(known, key)
-            goes_on = False
-            for plan in known.plans.values():
-                if (waiting := plan.waiting.pop(key, None)) is not None:
-                    plan.bytes -= waiting.length
-                    goes_on = goes_on or self._goes_on(plan)
-        if goes_on:
-            self.freed()
-
-    def _note_given(self, known: _Session, key: bytes) -> None:
-        known.given[key] = time.monotonic()
-        known.given.move_to_end(key)
-        if len(known.given) > _MOST_GIVEN:
-            known.given.popitem(last=False)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import time
+from collections import deque
 from collections.abc import Iterator
 
 import pytest
@@ -131,6 +134,52 @@ def test_a_share_is_for_what_waits_and_what_is_on_its_way(jobs: Passing, transit
     jobs.take("job", KEYS[0], 7)
     assert freed
     leave(jobs)
+
+
+def fill(jobs: Passing, sizes: Iterator[int]) -> list[bool]:
+    """A job that is ahead by all of its share reads on: whether each block was admitted."""
+    waiting: deque[bytes] = deque()
+    admitted = []
+    for wave in range(200):
+        while (ahead := jobs.leave("job", "plan", time.monotonic(), 16, full=True)) is None:
+            for _ in range(len(waiting) // 4 + 1):
+                jobs.take("job", waiting.popleft(), 7)
+        for n in range(ahead.extents):
+            key, size = block_key(bytes(16), f"s3://b/{wave}/{n}"), next(sizes)
+            admitted.append(jobs.admit(ahead, key, size))
+            if admitted[-1]:
+                jobs.bring(ahead, key, bytes(16), 7, size)
+                waiting.append(key)
+        jobs.end(ahead)
+    return admitted
+
+
+def test_what_was_let_go_is_not_refused_because_sizes_vary(
+    jobs: Passing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One refusal in each wave, and each batch waits a whole request for it: at 80% cached, twice as long."""
+    monkeypatch.setattr(jobs._transit, "holds", lambda location: True)
+    sizes = random.Random(1)
+    admitted = fill(jobs, (max(1, int(sizes.gauss(110_000, 30_000))) for _ in itertools.count()))
+    assert all(admitted)
+    assert len(admitted) > 2000
+    assert jobs.total_bytes <= SHARE * 9 // 8
+
+
+def test_what_was_refused_counts_in_what_a_wave_is_taken_for(jobs: Passing, transit: Transit) -> None:
+    """Else the next one would be taken for too little again, and more of it refused."""
+    [plan] = jobs._plans()
+    bring(jobs, transit, KEYS[0], SHARE - 8 * MIB)
+    plan.typical = MIB
+    ahead = leave(jobs)
+    assert ahead.extents == 8
+    keys = [block_key(bytes(16), f"s3://b/large {n}") for n in range(8)]
+    admitted = [key for key in keys if jobs.admit(ahead, key, 4 * MIB)]
+    assert len(admitted) == 3
+    for key in admitted:
+        jobs.bring(ahead, key, bytes(16), 7, 4 * MIB)
+    jobs.end(ahead)
+    assert plan.typical == MIB + 3 * MIB / 4  # a quarter of the way to 4 MiB
 
 
 def test_larger_ones_than_the_share_go_one_by_one(jobs: Passing, transit: Transit) -> None:
