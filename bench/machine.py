@@ -80,8 +80,17 @@ def _cpu() -> str:
 
 
 def _commit() -> str:
-    asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    with suppress(OSError, subprocess.SubprocessError):
-        found = subprocess.run(asked, check=True, capture_output=True, text=True, timeout=10)
-        return found.stdout.strip()
-    return "?"
+    """With "-dirty" where anything but the results of runs, and the tables of them, is not as committed."""
+    try:
+        commit = _git("describe", "--always")
+        changed = _git(
+            "status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results", ":!README.md"
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "?"
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*arguments: str) -> str:
+    asked = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(asked, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
