@@ -23,7 +23,7 @@ from bench.measure import spread
 from bench.plan_arms import BUCKET, object_urls
 from bench.torch_data import write_objects
 from ioaccel.predict import Node, Store, Workload, predict
-from ioaccel.predict.measure import chosen, measure
+from ioaccel.predict.measure import NO_ROOM, chosen, measure
 from ioaccel.testing.shaped import ShapedStore
 
 DELAY_MS, RATE = 20.0, 80_000_000
@@ -114,6 +114,7 @@ def predicted(sizes: list[int], known: Figures) -> dict[tuple[float, int, str], 
             cores=os.cpu_count() or 1,
             copy_rate=known["copy_rate"],
             fetches_per_s=known["fetches_per_s"],
+            passing_per_s=known["passing_per_s"],
             fetch_cpu_s=known["fetch_cpu_s"],
         )
         for epoch in predict(work, Store(known["request_s"]), node):
@@ -129,10 +130,11 @@ def calibrate(scratch: Path, store: ShapedStore, sizes: list[int]) -> Figures:
     urls = object_urls("known", len(sizes))
     with (
         tempfile.TemporaryDirectory(dir=scratch) as directory,
-        ioaccel.connect(directory, "1GB", store.storage_options) as cache,
+        ioaccel.connect(f"{directory}/cache", "1GB", store.storage_options) as cache,
+        ioaccel.connect(f"{directory}/full", NO_ROOM, store.storage_options) as full,
     ):
         extents = [(urls[index], offset, length) for index, offset, length in chosen(sizes)]
-        found = measure(cache, extents, _processes(store.pid))
+        found = measure(cache, extents, full, _processes(store.pid))
     with (
         tempfile.TemporaryDirectory(dir=scratch) as caches,
         _job(caches, store, "known", 2 * sum(sizes)) as job,
@@ -142,6 +144,7 @@ def calibrate(scratch: Path, store: ShapedStore, sizes: list[int]) -> Figures:
     return {
         "request_s": found.request_s,
         "fetches_per_s": found.fetches_per_s,
+        "passing_per_s": found.passing_per_s or 0.0,
         "fetch_cpu_s": found.fetch_cpu_s,
         "copy_rate": found.copy_rate,
         "sample_s": warm / len(sizes) * min(WORKERS, os.cpu_count() or 1),

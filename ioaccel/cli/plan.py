@@ -45,7 +45,10 @@ def plan(
     ] = None,
     measure: Annotated[
         bool,
-        typer.Option("--measure", help="Measure store, engine and disk: up to 2,000 GETs and 1 GB."),
+        typer.Option(
+            "--measure",
+            help="Measure store, engine and disk: up to 2,000 GETs and 1 GB; twice, if the cache holds less.",
+        ),
     ] = False,
     store_delay_ms: Annotated[
         float | None, typer.Option(help="From a request to its first byte; instead of --measure.")
@@ -93,7 +96,8 @@ def plan(
     )
     settings: dict[str, Any] = {"batch": batch, "workers": workers, "epochs": epochs, "order": order}
     work = Workload.of_sizes(sizes, **settings, sample_s=sample, step_s=step)
-    found, speeds = planning.measured(arguments, urls, sizes) if measure else (None, None)
+    passing = room < work.bytes
+    found, speeds = planning.measured(arguments, urls, sizes, passing=passing) if measure else (None, None)
     delay = store_delay_ms or 0.0
     store = Store(
         facts.sure(
@@ -120,7 +124,7 @@ def plan(
             (speeds.cold_read if speeds else None, planning.MEASURED),
             last="not known: no limit",
         ),
-        **planning.engine_of(facts, found, work.bytes / work.blocks),
+        **planning.engine_of(facts, found, work.bytes / work.blocks, passing=passing),
     )
     predicted, direct = predict(work, store, node, nodes), predict_direct(work, store, node, nodes)
     scale = efficiency(work, store, node) if step is not None else []

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FETCHES_PER_S = 2000.0
 # Of large objects: bare obstore's, at 1.4 CPU seconds a GB (docs/design/0004).
 FETCHED_BYTES_PER_S = 0.9e9
+# Of those rates, for what passes by a full cache (docs/design/0004).
+PASSING_SHARE = 0.8
 FETCH_CPU_S, FETCH_CPU_S_PER_BYTE = 0.5e-3, 1.4e-9
 # A worker of `python -m bench plan`, which keeps 4 KB of a sample and decodes nothing.
 SAMPLE_S = 150e-6
@@ -106,23 +108,36 @@ def listed(cache: Cache, url: str) -> tuple[list[str], list[int]]:
     return list(urls), list(counts)
 
 
-def measured(arguments: CacheArguments, urls: Sequence[str], sizes: Sequence[int]) -> tuple[Measured, Any]:
-    """What store and engine do, and the speeds of the disk (`ioaccel.cli.checks.disk.Speeds`)."""
+def measured(
+    arguments: CacheArguments, urls: Sequence[str], sizes: Sequence[int], *, passing: bool
+) -> tuple[Measured, Any]:
+    """What store and engine do, and the speeds of the disk (`ioaccel.cli.checks.disk.Speeds`).
+
+    ``passing``: also what passes by a full cache, which takes as many GETs again.
+    """
     from ioaccel.cli.checks import disk
-    from ioaccel.predict.measure import chosen, measure
+    from ioaccel.predict.measure import NO_ROOM, chosen, measure
 
     blocks = chosen(sizes)
+    extents = [(urls[index], offset, length) for index, offset, length in blocks]
     room = sum(length for _, _, length in blocks) * 3 // 2 + SPARE_BYTES
     with scratch_cache(arguments, room) as (cache, place):
-        found = measure(cache, [(urls[index], offset, length) for index, offset, length in blocks])
+        if passing:
+            with scratch_cache(arguments, NO_ROOM) as (full, _):
+                found = measure(cache, extents, full)
+        else:
+            found = measure(cache, extents)
         with disk.scratch_file(place) as fd:
             space = os.statvfs(place)
             speeds = disk.measure(fd, space.f_bavail * space.f_frsize)
     return found, speeds
 
 
-def engine_of(facts: Facts, found: Measured | None, block: float) -> dict[str, Any]:
-    """Settings of `Node` that are the engine's and the machine's, for blocks of a mean size."""
+def engine_of(facts: Facts, found: Measured | None, block: float, *, passing: bool) -> dict[str, Any]:
+    """Settings of `Node` that are the engine's and the machine's, for blocks of a mean size.
+
+    ``passing``: some of them will pass by a full cache.
+    """
     usual = "README, Figures: 2 cores; --measure tells of this machine"
     fetches = min(FETCHES_PER_S, FETCHED_BYTES_PER_S / block)
     cpu = FETCH_CPU_S + FETCH_CPU_S_PER_BYTE * block
@@ -130,6 +145,14 @@ def engine_of(facts: Facts, found: Measured | None, block: float) -> dict[str, A
         "fetches_per_s": facts.sure(
             "engine", "requests/s", (found.fetches_per_s if found else None, MEASURED), (fetches, usual)
         ),
+        "passing_per_s": facts.sure(
+            "engine, full cache",
+            "requests/s",
+            (found.passing_per_s if found else None, MEASURED),
+            (PASSING_SHARE * fetches, usual),
+        )
+        if passing
+        else None,
         "fetch_cpu_s": facts.sure(
             "CPU of a fetch", "s", (found.fetch_cpu_s if found else None, MEASURED), (cpu, usual)
         ),

@@ -72,8 +72,10 @@ def _epoch(
     count: float,
     stretches: list[_Stretch],
 ) -> EpochPrediction:
-    # In the first epoch the first batch waits until workers have started, and then for the store.
-    start = work.start_s + store.request_s(work.bytes / work.blocks) if epoch == 1 else 0.0
+    # The first batch waits until workers have started, and where something is missing for a request.
+    start = work.start_s if epoch == 1 else 0.0
+    if epoch and requests:
+        start += store.request_s(work.bytes / work.blocks)
     data = sum(stretch.seconds for stretch in stretches) + start
     longest = max(stretches, key=lambda stretch: stretch.seconds)
     busy, seconds, limit = None, data, longest.limit
@@ -117,45 +119,36 @@ def _stretches(
     samples = work.objects / nodes
     missing = 1 - hits
     if missing <= 0:
-        return [_ahead(work, store, node, nodes, samples, 0.0)]
+        return [_stretch(work, store, node, nodes, samples, 0.0)]
     if work.order == "sequential" and hits:
         # What was admitted comes first, as it did then.
-        stretches = [_ahead(work, store, node, nodes, samples * hits, 0.0)]
+        stretches = [_stretch(work, store, node, nodes, samples * hits, 0.0)]
         samples *= missing
         hits, admitted, missing = 0.0, admitted / missing, 1.0
     else:
         stretches = []
     kept = admitted / missing  # of the time, what is missing is fetched ahead
     if kept > 0:
-        stretches.append(_ahead(work, store, node, nodes, samples * kept, missing))
+        stretches.append(_stretch(work, store, node, nodes, samples * kept, missing))
     if kept < 1:
         passing = samples * (1 - kept)
-        stretches.append(_ahead(work, store, node, nodes, passing, missing, PASSING_IN_FLIGHT))
+        stretches.append(_stretch(work, store, node, nodes, passing, missing, passing=True))
     return stretches
 
 
-def _ahead(
+def _stretch(
     work: Workload,
     store: Store,
     node: Node,
     nodes: int,
     samples: float,
     missing: float,
-    in_flight: int = IN_FLIGHT,
+    *,
+    passing: bool = False,
 ) -> _Stretch:
-    """``samples`` of a node of which a share is fetched before it is asked for, so many blocks at once."""
-    bounds = _common(work, store, node, nodes, samples, missing)
-    fetches = samples * missing * work.blocks / work.objects
-    request = store.request_s(work.bytes / work.blocks)
-    bounds["delay of the store"] = fetches * request / in_flight
-    limit = max(bounds, key=lambda name: bounds[name])
-    return _Stretch(bounds[limit], limit)
-
-
-def _common(
-    work: Workload, store: Store, node: Node, nodes: int, samples: float, missing: float
-) -> dict[str, float]:
-    """Seconds by bound: what holds for every stretch of ``samples`` of which a share is fetched."""
+    """``samples`` of a node of which a share is fetched before it is asked for, into the cache or past it."""
+    rate = (node.passing_per_s if passing else None) or node.fetches_per_s
+    in_flight = PASSING_IN_FLIGHT if passing else IN_FLIGHT
     fetched = samples * missing
     fetches = fetched * work.blocks / work.objects
     size = samples * work.bytes / work.objects
@@ -166,18 +159,21 @@ def _common(
         cold = max(0.0, 1 - node.memory_bytes / held) if held else 0.0
     workers_cpu = samples * work.sample_s / node.cores
     engine = 0.0
-    if node.fetches_per_s and fetches:
+    if rate and fetches:
         # At its rate the engine keeps a share of the cores busy: there it has to wait for the workers.
-        shared = min(1.0, node.fetches_per_s * node.fetch_cpu_s / node.cores)
-        engine = fetches / node.fetches_per_s + shared * workers_cpu
-    return {
+        shared = min(1.0, rate * node.fetch_cpu_s / node.cores)
+        engine = fetches / rate + shared * workers_cpu
+    bounds = {
         **_store_bounds(work, store, node, nodes, fetched),
+        "delay of the store": fetches * store.request_s(work.bytes / work.blocks) / in_flight,
         "engine": engine,
         "CPU": fetches * node.fetch_cpu_s / node.cores + workers_cpu,
         "workers": samples * work.sample_s / readers,
         "disk": size * (1 - missing) * cold / node.disk_rate if node.disk_rate else 0.0,
         "memory": size / node.copy_rate if node.copy_rate else 0.0,
     }
+    limit = max(bounds, key=lambda name: bounds[name])
+    return _Stretch(bounds[limit], limit)
 
 
 def _store_bounds(work: Workload, store: Store, node: Node, nodes: int, fetched: float) -> dict[str, float]:

@@ -125,6 +125,8 @@ class Node(_Checked):
     ``copy_rate``     bytes a second from memory
     ``network_rate``  bytes a second
     ``fetches_per_s`` blocks a second that one engine brings, however fast the store
+    ``passing_per_s`` the same of what the cache has no room for, which is asked for in each batch; None: no
+                      fewer
     ``fetch_cpu_s``   CPU seconds of a fetch, over all processes of the node
     """
 
@@ -136,8 +138,17 @@ class Node(_Checked):
     copy_rate: float | None = None
     network_rate: float | None = None
     fetches_per_s: float | None = None
+    passing_per_s: float | None = None
     fetch_cpu_s: float = 0.0
 
     _POSITIVE = frozenset(
-        {"cores", "accelerators", "disk_rate", "copy_rate", "network_rate", "fetches_per_s"}
+        {
+            "cores",
+            "accelerators",
+            "disk_rate",
+            "copy_rate",
+            "network_rate",
+            "fetches_per_s",
+            "passing_per_s",
+        }
     )

@@ -27,6 +27,7 @@ MOST_BLOCKS = 2000
 MOST_BYTES = 1 << 30
 FEWEST_BLOCKS = 100
 BATCH = 64
+NO_ROOM = 4096  # bytes of a cache that is full before it begins
 _COPY_SECONDS = 0.3
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -39,6 +40,7 @@ class Measured:
     bytes: int
     request_s: float
     fetches_per_s: float
+    passing_per_s: float | None
     fetch_cpu_s: float
     copy_rate: float
 
@@ -64,11 +66,14 @@ def chosen(sizes: Sequence[int]) -> list[tuple[int, int, int]]:
     return found
 
 
-def measure(cache: Cache, extents: Sequence[Extent], processes: Sequence[int] = ()) -> Measured:
+def measure(
+    cache: Cache, extents: Sequence[Extent], full: Cache | None = None, processes: Sequence[int] = ()
+) -> Measured:
     """Fetches blocks that are not in ``cache``, which has to have room for them all.
 
-    ``processes``: whose CPU time also counts as that of a fetch, as a store's on the same machine does.
-    Raises what the store says.
+    ``full``: another one, which has room for none of them; they are fetched past it once more, and without it
+    ``passing_per_s`` is None. ``processes``: whose CPU time also counts as that of a fetch, as a store's on
+    the same machine does. Raises what the store says.
     """
     cache.read(*extents[0])  # the versions of its neighbours are asked for, connections made
     alone = []
@@ -79,18 +84,25 @@ def measure(cache: Cache, extents: Sequence[Extent], processes: Sequence[int] = 
     request = statistics.median(alone)
     rest = extents[ALONE + 1 :]
     involved = [os.getpid(), int(cache.status()["engine_pid"]), *processes]
-    spent, begun = sum(map(_cpu_seconds, involved)), time.perf_counter()
-    arrived = {0: begun}  # when so many had
-    cache.prefetch(rest)
-    for start in range(0, len(rest), BATCH):
-        cache.read_many(rest[start : start + BATCH])
-        arrived[min(start + BATCH, len(rest))] = time.perf_counter()
+    spent = sum(map(_cpu_seconds, involved))
+    fetches = _fetch(cache, rest)
     cpu = sum(map(_cpu_seconds, involved)) - spent
     count, rate = _copy(cache, extents)
+    passing = _fetch(full, rest) if full is not None else None
+    return Measured(len(extents), count, request, fetches, passing, cpu / len(rest), rate)
+
+
+def _fetch(cache: Cache, extents: Sequence[Extent]) -> float:
+    """Reads them as a job does that looks ahead; how many come a second."""
+    reader = cache._reader
+    reader.prefetch(reader.extents(extents), ("measure", 1))
+    arrived = {}  # when so many had
+    for start in range(0, len(extents), BATCH):
+        cache.read_many(extents[start : start + BATCH])
+        arrived[min(start + BATCH, len(extents))] = time.perf_counter()
     # The first quarter is the engine's and the governor's to find their pace in.
-    early = min(count for count in arrived if count >= len(rest) // 4 and count < len(rest))
-    fetches = (len(rest) - early) / max(arrived[len(rest)] - arrived[early], 1e-6)
-    return Measured(len(extents), count, request, fetches, cpu / len(rest), rate)
+    early = min(count for count in arrived if count >= len(extents) // 4)
+    return (len(extents) - early) / max(arrived[len(extents)] - arrived[early], 1e-6)
 
 
 def _copy(cache: Cache, extents: Sequence[Extent]) -> tuple[int, float]:

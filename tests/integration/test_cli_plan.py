@@ -51,8 +51,18 @@ def test_what_is_measured(cli: Cli, data: DataSet) -> None:
     told = done.json
     measured = {name for name, origin in origins(told).items() if origin == "measured"}
     assert {"delay of a request", "engine", "CPU of a fetch", "copy from memory"} <= measured
+    assert "engine, full cache" not in origins(told), "it has no part in it"
     assert [epoch["requests"] for epoch in told["epochs"]] == [150, 0, 0]
     assert 0 < told["epochs"][1]["seconds"] < told["epochs"][0]["seconds"]
+    assert list(cli.home.glob("**/shard.data")) == []
+
+
+def test_what_is_measured_past_a_full_cache(cli: Cli, data: DataSet) -> None:
+    done = cli.cached("plan", data.url("data/"), "--cache-size", "1MB", "--measure", "--json")
+    assert (done.code, done.err) == (0, "")
+    assert origins(done.json)["engine, full cache"] == "measured"
+    first, second, _ = done.json["epochs"]
+    assert first["hit_share"] < second["hit_share"] < 0.5
     assert list(cli.home.glob("**/shard.data")) == []
 
 

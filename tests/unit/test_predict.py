@@ -116,6 +116,27 @@ def test_what_is_cached_and_not_in_memory_comes_from_the_disk() -> None:
     assert seconds(memory_bytes=2 * WORK.bytes, disk_rate=1e8)[1] == seconds()[1]
 
 
+def test_what_passes_by_a_full_cache_has_a_rate_of_its_own() -> None:
+    """Half of the data fits; it is fetched at 2,000 a second, the other half at 1,000."""
+    work = replace(WORK, sample_s=0.0)
+    store = Store(0.0)
+    node = {"fetch_cpu_s": 0.0, "passing_per_s": 1000.0}
+    half = OBJECTS / 2
+    assert seconds(work, store, **node, cache_bytes=WORK.bytes / 2) == pytest.approx(
+        [half / 2000 + half / 1000, half / 1000, half / 1000]
+    )
+    assert seconds(work, store, **node) == pytest.approx([OBJECTS / 2000, 0, 0])
+    node["passing_per_s"] = None
+    assert seconds(work, store, **node, cache_bytes=0) == pytest.approx([OBJECTS / 2000] * 3)
+
+
+def test_an_epoch_begins_with_a_request_that_nothing_hides() -> None:
+    near, far = (seconds(store=Store(delay), cache_bytes=0.9 * WORK.bytes) for delay in (0.0, 0.02))
+    assert [b - a for a, b in zip(near, far, strict=True)] == pytest.approx([0.02] * 3)
+    near, far = (seconds(store=Store(delay)) for delay in (0.0, 0.02))
+    assert [b - a for a, b in zip(near, far, strict=True)] == pytest.approx([0.02, 0, 0])
+
+
 def test_what_limits_is_named() -> None:
     assert predict(WORK, STORE, NODE)[0].limit == "engine"
     assert predict(WORK, replace(STORE, bytes_per_s=1e6), NODE)[0].limit == "bytes of the store"
