@@ -114,8 +114,9 @@ def predicted(sizes: list[int], known: Figures) -> dict[tuple[float, int, str], 
             cores=os.cpu_count() or 1,
             copy_rate=known["copy_rate"],
             fetches_per_s=known["fetches_per_s"],
-            passing_per_s=known["passing_per_s"],
             fetch_cpu_s=known["fetch_cpu_s"],
+            passing_per_s=known["passing_per_s"],
+            passing_cpu_s=known["passing_cpu_s"],
         )
         for epoch in predict(work, Store(known["request_s"]), node):
             told[share, epoch.epoch, "hit share"] = epoch.hit_share
@@ -144,11 +145,12 @@ def calibrate(scratch: Path, store: ShapedStore, sizes: list[int]) -> Figures:
     return {
         "request_s": found.request_s,
         "fetches_per_s": found.fetches_per_s,
-        "passing_per_s": found.passing_per_s or 0.0,
         "fetch_cpu_s": found.fetch_cpu_s,
+        "passing_per_s": found.passing_per_s or 0.0,
+        "passing_cpu_s": found.passing_cpu_s or 0.0,
         "copy_rate": found.copy_rate,
         "sample_s": warm / len(sizes) * min(WORKERS, os.cpu_count() or 1),
-        "start_s": max(0.0, first - found.request_s),
+        "start_s": max(0.0, first - found.request_s) + found.start_s,
     }
 
 

@@ -145,6 +145,9 @@ def engine_of(facts: Facts, found: Measured | None, block: float, *, passing: bo
         "fetches_per_s": facts.sure(
             "engine", "requests/s", (found.fetches_per_s if found else None, MEASURED), (fetches, usual)
         ),
+        "fetch_cpu_s": facts.sure(
+            "CPU of a fetch", "s", (found.fetch_cpu_s if found else None, MEASURED), (cpu, usual)
+        ),
         "passing_per_s": facts.sure(
             "engine, full cache",
             "requests/s",
@@ -153,9 +156,7 @@ def engine_of(facts: Facts, found: Measured | None, block: float, *, passing: bo
         )
         if passing
         else None,
-        "fetch_cpu_s": facts.sure(
-            "CPU of a fetch", "s", (found.fetch_cpu_s if found else None, MEASURED), (cpu, usual)
-        ),
+        "passing_cpu_s": found.passing_cpu_s if found else None,
         "copy_rate": facts.add(
             "copy from memory", "B/s", (found.copy_rate if found else None, MEASURED), last="not measured"
         ),

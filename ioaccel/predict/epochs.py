@@ -147,8 +147,11 @@ def _stretch(
     passing: bool = False,
 ) -> _Stretch:
     """``samples`` of a node of which a share is fetched before it is asked for, into the cache or past it."""
-    rate = (node.passing_per_s if passing else None) or node.fetches_per_s
-    in_flight = PASSING_IN_FLIGHT if passing else IN_FLIGHT
+    rate, fetch_cpu_s, in_flight = node.fetches_per_s, node.fetch_cpu_s, IN_FLIGHT
+    if passing:
+        in_flight = PASSING_IN_FLIGHT
+        rate = rate if node.passing_per_s is None else node.passing_per_s
+        fetch_cpu_s = fetch_cpu_s if node.passing_cpu_s is None else node.passing_cpu_s
     fetched = samples * missing
     fetches = fetched * work.blocks / work.objects
     size = samples * work.bytes / work.objects
@@ -161,13 +164,13 @@ def _stretch(
     engine = 0.0
     if rate and fetches:
         # At its rate the engine keeps a share of the cores busy: there it has to wait for the workers.
-        shared = min(1.0, rate * node.fetch_cpu_s / node.cores)
+        shared = min(1.0, rate * fetch_cpu_s / node.cores)
         engine = fetches / rate + shared * workers_cpu
     bounds = {
         **_store_bounds(work, store, node, nodes, fetched),
         "delay of the store": fetches * store.request_s(work.bytes / work.blocks) / in_flight,
         "engine": engine,
-        "CPU": fetches * node.fetch_cpu_s / node.cores + workers_cpu,
+        "CPU": fetches * fetch_cpu_s / node.cores + workers_cpu,
         "workers": samples * work.sample_s / readers,
         "disk": size * (1 - missing) * cold / node.disk_rate if node.disk_rate else 0.0,
         "memory": size / node.copy_rate if node.copy_rate else 0.0,

@@ -125,9 +125,9 @@ class Node(_Checked):
     ``copy_rate``     bytes a second from memory
     ``network_rate``  bytes a second
     ``fetches_per_s`` blocks a second that one engine brings, however fast the store
-    ``passing_per_s`` the same of what the cache has no room for, which is asked for in each batch; None: no
-                      fewer
     ``fetch_cpu_s``   CPU seconds of a fetch, over all processes of the node
+    ``passing_per_s`` and ``passing_cpu_s``: the same of blocks that the cache has no room for, which each
+                      batch asks for; None: as those that it keeps
     """
 
     cache_bytes: float
@@ -138,8 +138,9 @@ class Node(_Checked):
     copy_rate: float | None = None
     network_rate: float | None = None
     fetches_per_s: float | None = None
-    passing_per_s: float | None = None
     fetch_cpu_s: float = 0.0
+    passing_per_s: float | None = None
+    passing_cpu_s: float | None = None
 
     _POSITIVE = frozenset(
         {

@@ -7,7 +7,7 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,25 +23,30 @@ Extent = tuple[str, int, int]  # URL, offset, length
 ALONE = 9
 # What is fetched as fast as it comes. The governor needs a second to find the store's limit, so few are too
 # few to tell; more would only cost more.
-MOST_BLOCKS = 2000
+MOST_BLOCKS = 5000
 MOST_BYTES = 1 << 30
 FEWEST_BLOCKS = 100
 BATCH = 64
 NO_ROOM = 4096  # bytes of a cache that is full before it begins
 _COPY_SECONDS = 0.3
+# How often it is looked what has come, and after how long without any it is read, which tells why.
+_LOOK_S, _PATIENCE_S = 0.01, 5.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """``request_s``: one request for a mean block, alone. The others are as `Node` has them."""
+    """``request_s``: one request for a mean block, alone; ``start_s``: by how much all that follows comes later
+    than if the engine had its pace from the beginning. The others are as `Node` has them."""
 
     blocks: int
     bytes: int
     request_s: float
+    start_s: float
     fetches_per_s: float
-    passing_per_s: float | None
     fetch_cpu_s: float
+    passing_per_s: float | None
+    passing_cpu_s: float | None
     copy_rate: float
 
 
@@ -72,8 +77,8 @@ def measure(
     """Fetches blocks that are not in ``cache``, which has to have room for them all.
 
     ``full``: another one, which has room for none of them; they are fetched past it once more, and without it
-    ``passing_per_s`` is None. ``processes``: whose CPU time also counts as that of a fetch, as a store's on
-    the same machine does. Raises what the store says.
+    nothing is known of what passes by. ``processes``: whose CPU time also counts as that of a fetch, as a
+    store's on the same machine does. Raises what the store says.
     """
     cache.read(*extents[0])  # the versions of its neighbours are asked for, connections made
     alone = []
@@ -83,26 +88,57 @@ def measure(
         alone.append(time.perf_counter() - begun)
     request = statistics.median(alone)
     rest = extents[ALONE + 1 :]
+    fetches, cpu, late = _paced(cache, rest, processes, _come)
+    start = max(0.0, late - request)
+    count, copied = _copy(cache, extents)
+    passing, passing_cpu, _ = (None, None, 0.0) if full is None else _paced(full, rest, processes, _read)
+    return Measured(len(extents), count, request, start, fetches, cpu, passing, passing_cpu, copied)
+
+
+def _paced(
+    cache: Cache,
+    extents: Sequence[Extent],
+    processes: Sequence[int],
+    arrivals: Callable[[Cache, Sequence[Extent]], Iterator[int]],
+) -> tuple[float, float, float]:
+    """How many extents a second an engine brings that is told of all at once, CPU seconds of each, and how many
+    seconds all would come too late if that were its pace from the beginning.
+
+    ``arrivals`` tells again and again how many there are, and at the end that all are.
+    """
     involved = [os.getpid(), int(cache.status()["engine_pid"]), *processes]
     spent = sum(map(_cpu_seconds, involved))
-    fetches = _fetch(cache, rest)
+    cache._reader.prefetch(cache._reader.extents(extents), ("measure", 1))
+    arrived = {0: time.perf_counter()}
+    for count in arrivals(cache, extents):
+        arrived[count] = time.perf_counter()
     cpu = sum(map(_cpu_seconds, involved)) - spent
-    count, rate = _copy(cache, extents)
-    passing = _fetch(full, rest) if full is not None else None
-    return Measured(len(extents), count, request, fetches, passing, cpu / len(rest), rate)
+    every = len(extents)
+    # The first half is the engine's and the governor's to find their pace in.
+    early = min((count for count in arrived if every // 2 <= count < every), default=0)
+    rate = (every - early) / max(arrived[every] - arrived[early], 1e-6)
+    return rate, cpu / every, arrived[every] - arrived[0] - every / rate
 
 
-def _fetch(cache: Cache, extents: Sequence[Extent]) -> float:
-    """Reads them as a job does that looks ahead; how many come a second."""
-    reader = cache._reader
-    reader.prefetch(reader.extents(extents), ("measure", 1))
-    arrived = {}  # when so many had
+def _come(cache: Cache, extents: Sequence[Extent]) -> Iterator[int]:
+    """Blocks come into the cache, and nobody reads them: what that costs a job is its workers' time."""
+    before, count, changed = cache.status()["blocks"], 0, time.monotonic()
+    while count < len(extents):
+        time.sleep(_LOOK_S)
+        now = min(cache.status()["blocks"] - before, len(extents))
+        if now > count:
+            count, changed = now, time.monotonic()
+            yield count
+        elif time.monotonic() - changed > _PATIENCE_S:
+            yield from _read(cache, extents)  # says what is wrong
+            return
+
+
+def _read(cache: Cache, extents: Sequence[Extent]) -> Iterator[int]:
+    """What passes by is read as it comes, in batches."""
     for start in range(0, len(extents), BATCH):
         cache.read_many(extents[start : start + BATCH])
-        arrived[min(start + BATCH, len(extents))] = time.perf_counter()
-    # The first quarter is the engine's and the governor's to find their pace in.
-    early = min(count for count in arrived if count >= len(extents) // 4)
-    return (len(extents) - early) / max(arrived[len(extents)] - arrived[early], 1e-6)
+        yield min(start + BATCH, len(extents))
 
 
 def _copy(cache: Cache, extents: Sequence[Extent]) -> tuple[int, float]:
