@@ -325,11 +325,12 @@ class Fetcher:
         version: str | None,
         likely: int,
         terms: Terms,
-        set_aside: list[Expected],
+        set_aside: list[Expected | None],
     ) -> Landed | Landing | None:
         """Fetches one block, which is then to be stored; None if it is not to be, for want of room.
 
-        ``set_aside`` is the flight's: of two runs of a flight, the first has room set aside for both.
+        ``set_aside`` is the flight's: of two runs of a flight, the first has room set aside for both, in the
+        cache or past it.
         """
         landed = self._landed_meanwhile(target, number, version, terms.oldest_ms)
         if landed is not None:
@@ -338,10 +339,9 @@ class Fetcher:
         if terms.keep and not set_aside:
             likely = likely or int(self._typical or 0)  # the first may have come since it was asked for
             expected = self._space.expect(likely)
-            if expected is not None:
-                set_aside.append(expected)
-            elif not self._may_pass(terms, block_of(target.base, number), likely):
+            if expected is None and not self._may_pass(terms, block_of(target.base, number), likely):
                 return None
+            set_aside.append(expected)
         start = number * BLOCK_SIZE
         asked_ms = now_ms()
         try:

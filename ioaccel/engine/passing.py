@@ -1,9 +1,9 @@
 """Blocks that the cache has no room for, fetched ahead of the job that is about to read them.
 
 They wait in the transit shard, which is memory, until the job asks for them. Each plan has a share of it:
-what is on its way and what waits come to no more. The ring is also for what others read; a plan whose blocks
-were overwritten before they were asked for has been too far ahead, and its share is halved, to grow again
-with each block that is found in time.
+what is on its way and what waits come to no more than that and an eighth of it. The ring is also for what
+others read; a plan whose blocks were overwritten before they were asked for has been too far ahead, and its
+share is halved, to grow again with each block that is found in time.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ioaccel.engine.transit import SEGMENT_SIZE, SEGMENTS, Transit
 BUDGET = SEGMENTS * SEGMENT_SIZE * 3 // 8
 SHARE = BUDGET // 2
 
-# What was let go may come to so much more than it was taken for, of a share: it varies. What is refused its
-# batch waits for, a whole request long.
+# What was let go may come to so much more than it was taken for, of a share: sizes vary. For what is refused
+# its batch waits a whole request long.
 _SLACK = 1 / 8
 
 # Blocks of which it is remembered that a reader was given them: as many as a job looks ahead, and more.
@@ -67,7 +67,7 @@ class _Session:
 class Ahead:
     """One wave of a plan, on its way: what may be fetched ahead of the cache. Made and ended by `Passing`."""
 
-    __slots__ = ("asked", "brought", "extents", "plan", "promised", "refused", "reserved", "session")
+    __slots__ = ("asked", "brought", "extents", "over", "plan", "promised", "refused", "reserved", "session")
 
     def __init__(self, session: _Session, plan: _Plan, asked: float, extents: int, reserved: int) -> None:
         self.session = session
@@ -78,6 +78,7 @@ class Ahead:
         self.promised = 0  # bytes of blocks that were admitted, and are not there yet
         self.brought = 0  # bytes
         self.refused = 0  # bytes that there was no room for
+        self.over = False  # it has landed, or given up
 
 
 class Passing:
@@ -153,9 +154,12 @@ class Passing:
             one.bytes += reserved
             return Ahead(known, one, asked, count, reserved)
 
-    def _room(self, plan: _Plan) -> int:
+    def _share(self, plan: _Plan) -> int:
         active = sum(each.bytes > 0 for each in self._plans() if each is not plan) + 1
-        return min(plan.share, BUDGET // max(2, active)) - plan.bytes
+        return min(plan.share, BUDGET // max(2, active))
+
+    def _room(self, plan: _Plan) -> int:
+        return self._share(plan) - plan.bytes
 
     def _forget_overwritten(self, plan: _Plan) -> None:
         """Those of a job that has paused, above all."""
@@ -182,15 +186,17 @@ class Passing:
             del self._sessions[name]
 
     def admit(self, ahead: Ahead, key: bytes, likely: int) -> bool:
-        """Whether a block is to be fetched ahead: not if there is no room, or a reader has got it since."""
+        """Whether a block is to be fetched ahead: not if there is no room, or a reader has got it since, nor
+        after the wave has given up, when nobody would give back what is set aside for it."""
         with self._lock:
             plan = ahead.plan
-            if plan.over or key in plan.waiting or ahead.asked <= ahead.session.given.get(key, 0.0):
+            if ahead.over or self._is_late(ahead, key):
                 return False
             lacking = ahead.promised + likely - ahead.reserved
             if lacking > 0:
                 alone = plan.bytes == ahead.reserved  # then it may be larger than the share
-                if not alone and lacking > self._room(plan) + plan.share * _SLACK:
+                share = self._share(plan)
+                if not alone and lacking > share - plan.bytes + share * _SLACK:
                     ahead.refused += likely
                     return False
                 plan.bytes += lacking
@@ -198,11 +204,17 @@ class Passing:
             ahead.promised += likely
             return True
 
+    @staticmethod
+    def _is_late(ahead: Ahead, key: bytes) -> bool:
+        """Whether nobody will ask for a block any more, or it is there."""
+        plan = ahead.plan
+        return plan.over or key in plan.waiting or ahead.asked <= ahead.session.given.get(key, 0.0)
+
     def bring(self, ahead: Ahead, key: bytes, location: bytes, version_hash: int, length: int) -> None:
         """The block is in transit; it waits there, unless a reader has got it meanwhile."""
         with self._lock:
             plan = ahead.plan
-            if plan.over or key in plan.waiting or ahead.asked <= ahead.session.given.get(key, 0.0):
+            if self._is_late(ahead, key):
                 return
             used = min(length, ahead.reserved)
             ahead.reserved -= used
@@ -217,7 +229,8 @@ class Passing:
             plan = ahead.plan
             plan.bytes -= ahead.reserved
             ahead.reserved = 0
-            if ahead.brought:
+            ahead.over = True
+            if ahead.brought or ahead.refused:
                 plan.typical += ((ahead.brought + ahead.refused) / ahead.extents - plan.typical) / 4
 
     # ---- reading --------------------------------------------------------------------------------
@@ -265,7 +278,7 @@ class Passing:
 
     def _goes_on(self, plan: _Plan) -> bool:
         """Whether a plan that was blocked has room for some waves; it is told once."""
-        if not plan.blocked or (plan.bytes and self._room(plan) < plan.share // 4):
+        if not plan.blocked or (plan.bytes and self._room(plan) < self._share(plan) // 4):
             return False
         plan.blocked = False
         return True

@@ -36,8 +36,8 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Measured:
-    """``request_s``: one request for a mean block, alone; ``start_s``: by how much all that follows comes later
-    than if the engine had its pace from the beginning. The others are as `Node` has them."""
+    """``request_s``: one request for a mean block, alone; ``start_s``: by how much all that follows comes
+    later than if the engine had its pace from the beginning. The others are as `Node` has them."""
 
     blocks: int
     bytes: int
@@ -101,8 +101,8 @@ def _paced(
     processes: Sequence[int],
     arrivals: Callable[[Cache, Sequence[Extent]], Iterator[int]],
 ) -> tuple[float, float, float]:
-    """How many extents a second an engine brings that is told of all at once, CPU seconds of each, and how many
-    seconds all would come too late if that were its pace from the beginning.
+    """How many extents a second an engine brings that is told of all at once, CPU seconds of each, and by how
+    many seconds all come later than if that were its pace from the beginning.
 
     ``arrivals`` tells again and again how many there are, and at the end that all are.
     """
