@@ -103,7 +103,7 @@ class Processes:
         return left
 
     def peak(self) -> float:
-        """The most megabytes of all of them together since `begin`: PSS, looked at now and then."""
+        """The most megabytes of all of them together since `begin`, looked at now and then: PSS, memfds."""
         self._weigh()  # an epoch may be over before the first look
         return self._peak_mb
 
@@ -122,9 +122,12 @@ class Processes:
         with self._lock:
             alive = self._look()
         total = 0.0
+        unmapped: dict[int, int] = {}
         for process in alive:
             with contextlib.suppress(OSError, StopIteration):  # it has just ended
                 total += megabytes(process.pid)
+                unmapped |= _unmapped(process.pid)
+        total += sum(unmapped.values()) / 2**20
         self._peak_mb = max(self._peak_mb, total)
 
     def _known(self, pid: int) -> bool:
@@ -147,6 +150,21 @@ class Processes:
             except OSError:
                 return False
         return self._ours[key]
+
+
+def _unmapped(pid: int) -> dict[int, int]:
+    """Bytes, by inode, of files in memory that a process has open and not mapped: no PSS counts them."""
+    found = {}
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):  # it was closed meanwhile
+            if os.readlink(entry).startswith("/memfd:"):
+                about = os.stat(entry)
+                found[about.st_ino] = about.st_blocks * 512
+    if found:
+        maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+        for inode in {int(line.split()[4]) for line in maps if "/memfd:" in line}:
+            found.pop(inode, None)
+    return found
 
 
 def _read(pid: int) -> _Process | None:

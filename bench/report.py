@@ -6,11 +6,23 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench import pictures, workload
+from bench import machine, pictures, workload
 from bench.arm import ROOT
 from bench.records import BEYOND, BEYOND_SHARE, Record
 from bench.suite import RESULTS
-from bench.tables import comparison, grouped, overview, short_table, table
+from bench.tables import (
+    apart,
+    commits,
+    comparison,
+    dates,
+    grouped,
+    measured,
+    noisy,
+    overview,
+    short_table,
+    table,
+    varied,
+)
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
@@ -59,12 +71,9 @@ def _read(files: Iterable[Path]) -> list[Record]:
 
 
 def _title(records: Sequence[Record], quick: bool) -> str:
-    measured = next((record for record in records if "machine" in record), {})
     lines = ["# ioaccel beside what else people would pick", ""]
     lines.append("Written by `python -m bench report`; never edit it by hand.")
-    lines.append(
-        f"{measured.get('date', '')}, commit {measured.get('commit', '?')}: {measured.get('machine', '?')}."
-    )
+    lines.append(_measured(records))
     if quick:
         lines.append("A quick run: small, once or twice, to see that everything works. No figure to quote.")
     lines += ["", NOTES]
@@ -80,7 +89,9 @@ with their CRC32 in an epoch of its own, which is not timed: a wrong byte is a f
 are of all processes, engines and mounts included; requests and bytes are counted at the store. Contestants
 with one request at a time a worker read only `n` samples, the same for all of them and chosen at random from
 the whole data set, so that an epoch of theirs ends: what an epoch costs once (its first batch, the pause
-before it) weighs more in their rates, and a cache that fetches large pieces of files uses little of them.
+before it) weighs more in their rates. Those of them with a cache are in no ratio: in a first epoch they fetch
+large pieces of files and use little of them, and later ones take a moment. Two figures with a slash are of
+the first and the last epoch; one alone is of a contestant without a cache, where each epoch is a first one.
 Accelerators kept are at least so many: as many as the last epoch's rate promises are tried, fewer, and
 one. Mosaic Streaming imports torchvision, which is a stand-in here without
 any function that is measured. `local` is no peer: plain files on the disk, what a plain loader can reach.
@@ -93,20 +104,27 @@ def _section(name: str, records: list[Record], picture: Path | None) -> str:
     ran = [record for record in records if not record["failed"]]
     if ran:
         some = ran[0]
-        noise = f"; **noisy: equal work varied by {some['noise']:.0%}**" if some.get("noisy") else ""
         lines.append(f"Store: {some['store']}. Page cache: {some['page_cache']}.")
         repeats = max(record["repeats"] for record in ran)
-        lines.append(f"{repeats} repeats, {some['jobs']} job(s), {_when(some)}{noise}.")
+        lines.append(f"{repeats} repeats, {some['jobs']} job(s), {measured(ran)}{_noisy(ran)}.")
     lines += ["", *table(records)]
-    lines += ["", *_failures(records), *comparison(ran)]
+    lines += ["", *apart(records), *_failures(records), *comparison(ran)]
     if picture:
         lines += ["", f"![{name}]({picture.name})"]
     lines += ["", f"    {records[0].get('command', f'python -m bench run {name}')}"]
     return "\n".join(lines)
 
 
-def _when(record: Record) -> str:
-    return f"{record.get('date', '?')}, commit {record.get('commit', '?')}"
+def _measured(records: Sequence[Record]) -> str:
+    """When, where and at which commit all was measured; where commits differ, each workload names its own."""
+    machines = list(dict.fromkeys(record["machine"] for record in records if "machine" in record))
+    names = commits(records)
+    at = f"commit {names[0]}" if len(names) == 1 else f"{len(names)} commits, each workload says its own"
+    return f"{dates(records)}, {at}: {'; '.join(machines) or '?'}."
+
+
+def _noisy(records: Sequence[Record]) -> str:
+    return f"; **noisy: equal work varied by {varied(records)}**" if noisy(records) else ""
 
 
 def _about(name: str) -> str:
@@ -122,13 +140,14 @@ def _failures(records: Sequence[Record]) -> list[str]:
 
 def _summary(records: Sequence[Record], report: Path) -> str:
     """What the README shows: small images in full, of everything else who is ahead."""
-    some = next((record for record in records if "machine" in record), {})
-    lines = [f"{_when(some)}: {some.get('machine', '?')}."]
-    lines += [f"Medians of {some.get('repeats', '?')} repeats; all tables: [{report}]({report})."]
+    repeats = sorted({record["repeats"] for record in records if not record["failed"]})
+    lines = [_measured(records)]
+    lines += [f"Medians of {_span(repeats)} repeats; all tables: [{report}]({report})."]
     groups = grouped([record for record in records if not record["failed"]], "workload")
     images = groups.pop("small-images", [])
     if images:
-        lines += ["", f"**small-images**: {_about('small-images')} ({images[0]['store']})", ""]
+        lines += ["", f"**small-images**: {_about('small-images')} ({images[0]['store']})."]
+        lines += [f"Measured {measured(images)}{_noisy(images)}.", ""]
         lines += [*short_table(images), "", f"![samples a second]({report.parent / 'small-images'}.png)"]
         lines += ["", f"    {images[0].get('command', '')}"]
     if groups:
@@ -137,10 +156,18 @@ def _summary(records: Sequence[Record], report: Path) -> str:
     return "\n".join(lines)
 
 
-ELSEWHERE = """\
-**Everything else**: the best row of ioaccel beside the best of the peers; where it loses, in italics. In a
-first epoch the engine also writes what it fetches, on the cores that store and job have, too; after a restart
-it asks the store what is current. `obstore-threads` is a bare client with 128 threads and no cache."""
+def _span(numbers: Sequence[int]) -> str:
+    return "?" if not numbers else "-".join(str(one) for one in dict.fromkeys((numbers[0], numbers[-1])))
+
+
+ELSEWHERE = f"""\
+**Everything else**: the best of ioaccel's rows in that epoch, named first, over the best of the peers, with
+how many there are and how many of them keep a cache; where ioaccel loses, in italics. Where none keeps one,
+the last epoch is a cache beside none. Caches that read only a part of the samples are `in no ratio`. In a
+first epoch the engine also writes what it fetches, on the cores that store and job have, too; after a
+restart it asks the store what is current. `obstore-threads` is a bare client with 128 threads and no cache.
+`noise` is by how much equal work varied meanwhile; above {machine.NOISY:.0%} the machine was noisy, and the
+ratios are rough."""
 
 
 def _into(readme: Path, text: str) -> None:

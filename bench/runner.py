@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 import shutil
 import time
@@ -61,6 +62,7 @@ class _Run:
         self.some = data.some(self.truth, workload.slow_samples)
         np.save(scratch / "some.npy", self.some)
         store.publish(data.PREFIX)
+        self.described = machine.describe()  # of the beginning, when the code is read
         self.noise = machine.Calibration()
         self.page_cache = "caches empty before epoch 1; what an epoch wrote may be in memory in the next"
         self.results = Results()
@@ -88,8 +90,8 @@ class _Run:
             ratios = self.workload.cache_ratios if entry.cached and entry.bounded else (ALL,)
             lanes += [Lane(name, entry, ratio) for ratio in ratios]
         for repeat in range(self.workload.repeats):
-            # In another order each time: nobody always comes after the same neighbour.
-            for lane in lanes[repeat % max(len(lanes), 1) :] + lanes[: repeat % max(len(lanes), 1)]:
+            # In another order each time, the same in each run: nobody always comes after the same neighbour.
+            for lane in random.Random(repeat).sample(lanes, len(lanes)):
                 if not self.results.has_failed(lane.name, lane.ratio):
                     self.noise.measure()
                     self._lane(lane, repeat)
@@ -101,7 +103,7 @@ class _Run:
                 "noise": round(self.noise.spread, 3),
                 "noisy": self.noise.spread > machine.NOISY,
                 "jobs": self.workload.jobs,
-                **machine.describe(),
+                **self.described,
             }
         )
 
@@ -152,6 +154,8 @@ class _Run:
 
     def _epochs(self, lane: Lane, caches: Path, *, check: bool) -> None:
         workload = self.workload
+        if workload.cold:  # as for who came first: the store's files are in memory
+            data.read_all(self.store.directory)
         with watched() as processes, self._jobs(lane, caches, processes) as jobs:
             self.results.versions[lane.name] = jobs[0].version
             number = 0
@@ -246,6 +250,7 @@ class _Run:
             cache_dir=str(caches),
             cache_size=int(size * lane.ratio) if lane.ratio < ALL else max(2 * size, AMPLE),
             flag=str(flag),
+            workers=lane.entry.workers or self.workload.workers,
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Sequence
 
 from bench.contestants import CONTESTANTS
@@ -10,6 +9,14 @@ from bench.records import BEYOND, Record, beyond
 
 # Share of the bytes; below, an epoch needs nothing from the store but to ask what is current.
 _FETCHING = 0.01
+OVERVIEW = (
+    "workload",
+    "epoch 1, times the best peer",
+    "last epoch, times the best peer",
+    "in no ratio",
+    "noise",
+    "measured",
+)
 CEILING = "local"  # no peer: what a plain loader can reach
 # A client in each worker of a plain loader: what people have before they look for something better.
 ONE_AT_A_TIME = {name for name, entry in CONTESTANTS.items() if entry.slow and not entry.cached}
@@ -111,11 +118,38 @@ def _compared(records: Sequence[Record], where: str) -> list[str]:
     return lines
 
 
+def partial(records: Sequence[Record]) -> list[str]:
+    """Who keeps a cache and read only a part of the samples: no rate of theirs is like those of the others.
+
+    A cold one fetches whole pieces of files for a few samples, a warm one is done in a moment. Without a
+    cache the rate is the same, however much is read.
+    """
+    most = max(record["samples"] for record in records)
+    some = [record for record in records if record["cached"] and record["samples"] < most]
+    return list(dict.fromkeys(record["contestant"] for record in some))
+
+
+def apart(records: Sequence[Record]) -> list[str]:
+    """For under the table: who is in no ratio, and why."""
+    ran = [record for record in records if not record["failed"]]
+    names = partial(ran) if ran else []
+    if not names:
+        return []
+    most = max(record["samples"] for record in ran)
+    part = max(record["samples"] for record in ran if record["contestant"] in names)
+    who = ", ".join(f"`{name}`" for name in names)
+    return [
+        f"In no ratio: {who}; with a cache, and read a part only, {part:,.0f} of {most:,.0f} samples.",
+        "",
+    ]
+
+
 def rivals(records: Sequence[Record], epoch: int) -> tuple[list[Record], dict[str, list[Record]]]:
     """Ioaccel's records of an epoch, and those of all peers, and of narrower kinds of them."""
+    nobody = {CEILING, *partial(records)}
     # Without a cache every epoch is like the first.
     some = [record for record in records if record["epoch"] == epoch or not record["cached"]]
-    peers = [record for record in some if not record["ours"] and record["contestant"] != CEILING]
+    peers = [record for record in some if not record["ours"] and record["contestant"] not in nobody]
     plain = [record for record in peers if not record["converts"]]
     return [record for record in some if record["ours"]], {
         "peers": peers,
@@ -152,8 +186,7 @@ def _name(record: Record) -> str:
 
 def overview(groups: dict[str, list[Record]]) -> list[str]:
     """A row a workload: the best of ioaccel's rows in the first and the last epoch, of the best peer's."""
-    lines = [_line(["workload", "epoch 1, times the best peer", "last epoch, times the best peer"])]
-    lines.append(_line(["---"] * 3))
+    lines = [_line([*OVERVIEW]), _line(["---"] * len(OVERVIEW))]
     for name, records in groups.items():
         ratios = sorted({record["cache_ratio"] for record in records if record["cache_ratio"] is not None})
         for ratio in ratios if len(ratios) > 1 else [None]:
@@ -162,15 +195,60 @@ def overview(groups: dict[str, list[Record]]) -> list[str]:
             for epoch in (1, max(record["epoch"] for record in some)):
                 ours, kinds = rivals(some, epoch)
                 peers = kinds["peers"]
-                cells.append(_cell(_best(ours), _best(peers)) if ours and peers else "")
-            lines.append(_line(cells))
+                cells.append(_cell(_best(ours), peers) if ours and peers else "")
+            cells.append(", ".join(f"`{name}`" for name in partial(some)))
+            cells.append(f"**noisy: {varied(some)}**" if noisy(some) else varied(some))
+            lines.append(_line([*cells, measured(some)]))
     return lines
 
 
-def _cell(ours: Record, peer: Record) -> str:
-    text = f"{times(ours, peer)} {_name(peer)}{', which converts' if peer['converts'] else ''}"
-    text += f" (ioaccel is {BEYOND})" if ours["cached"] and beyond(ours) else ""
+def _cell(ours: Record, peers: Sequence[Record]) -> str:
+    peer = _best(peers)
+    text = f"{times(ours, peer)}, {_name(ours)} over {_name(peer)}"
+    text += f"{', which converts' if peer['converts'] else ''}; {_of(peers)}"
     return text if ours["samples_per_s"] >= peer["samples_per_s"] else f"*{text}*"
+
+
+def _of(peers: Sequence[Record]) -> str:
+    """How many they are, and how many of them keep what they have fetched."""
+    count = len({record["contestant"] for record in peers})
+    caches = len({record["contestant"] for record in peers if record["cached"]})
+    if count == 1:
+        return f"the only peer, {'with a' if caches else 'no'} cache"
+    return f"best of {count}, {caches or 'none'} with a cache"
+
+
+def varied(records: Sequence[Record]) -> str:
+    """By how much equal work varied meanwhile."""
+    known = [record["noise"] for record in records if "noise" in record]
+    return f"{max(known):.0%}" if known else "?"
+
+
+def noisy(records: Sequence[Record]) -> bool:
+    """Whether that was too much for figures that can be relied upon."""
+    return any(record.get("noisy") for record in records)
+
+
+def measured(records: Sequence[Record]) -> str:
+    """When, and at which commit: all of them, if there are several."""
+    names = commits(records)
+    return f"{dates(records)}, commit{'s' if len(names) > 1 else ''} {', '.join(names)}"
+
+
+def dates(records: Sequence[Record]) -> str:
+    """When these figures were measured: the first and the last date."""
+    found = sorted({record.get("date", "?") for record in _measurements(records)})
+    return " to ".join(dict.fromkeys((found[0], found[-1])))
+
+
+def commits(records: Sequence[Record]) -> list[str]:
+    """The commits at which these figures were measured."""
+    return list(dict.fromkeys(record.get("commit", "?") for record in _measurements(records)))
+
+
+def _measurements(records: Sequence[Record]) -> Sequence[Record]:
+    """Those with figures: what was skipped has neither a date nor a commit."""
+    return [record for record in records if not record.get("failed")] or records
 
 
 def _best(records: Sequence[Record]) -> Record:
@@ -197,21 +275,20 @@ def _line(cells: Sequence[str]) -> str:
 
 def short_table(records: Sequence[Record]) -> list[str]:
     rows = sorted(_rows(records).values(), key=lambda row: -row[-1]["samples_per_s"])
-    head = ["contestant", "converts", "epoch 1", "last epoch", "samples", "CPU s/GB", "peak MB"]
+    head = ["contestant", "converts", "epoch 1", "last epoch", "samples", "CPU s/GB, first / last", "peak MB"]
     head += ["store bytes, last"]
     lines = [_line(head), _line(["---"] * len(head))]
     for row in rows:
         first, last = row[0], row[-1]
-        cpu = statistics.median(record["cpu_s_per_gb"] for record in row)
         cells = [
             f"{first['contestant']} {first['version']}",
             f"{first['conversion_s']:.0f} s" if first["converts"] else "",
         ]
         cells += [_short(first["samples_per_s"]), _short(last["samples_per_s"])]
-        cells += [f"{first['samples']:,.0f}", f"{cpu:.1f}"]
+        cells += [f"{first['samples']:,.0f}", _each(row, lambda record: f"{record['cpu_s_per_gb']:.1f}")]
         cells += [
             f"{max(record['peak_pss_mb'] for record in row):,.0f}",
             f"{last['store_bytes'] / 1e6:,.0f} MB",
         ]
         lines.append(_line(cells))
-    return [*lines, "", *comparison(records)]
+    return [*lines, "", *apart(records), *comparison(records)]

@@ -17,6 +17,7 @@ class Entry(NamedTuple):
     bounded: bool = True  # its cache has a limit
     pieces: bool = True  # can read a part of an object
     shares: bool = True  # several jobs may use one cache directory
+    workers: int = 0  # instead of the workload's
     why: str = ""  # what holds it back, in a few words, for the report
     why_cached: str = ""  # and in an epoch that needs nothing from the store
 
@@ -42,11 +43,17 @@ CONTESTANTS: dict[str, Entry] = {
         slow=True,
         why=f"{_ONE}; {_NONE}",
     ),
+    "obstore-32-workers": Entry(
+        f"{_HERE}.direct:ObstoreLoader", "the same in 32 workers", cached=False, workers=32, why=_NONE
+    ),
     "obstore-threads": Entry(
         f"{_HERE}.direct:ObstoreThreads", "128 threads, no worker processes", cached=False, why=_NONE
     ),
     "s3torchconnector-map": Entry(
         f"{_HERE}.s3torch:Map", "S3MapDataset", cached=False, slow=True, why=f"{_ONE}; {_NONE}"
+    ),
+    "s3torchconnector-32-workers": Entry(
+        f"{_HERE}.s3torch:Map", "S3MapDataset in 32 workers", cached=False, workers=32, why=_NONE
     ),
     "s3torchconnector-iterable": Entry(
         f"{_HERE}.s3torch:Iterable",
@@ -80,7 +87,11 @@ CONTESTANTS: dict[str, Entry] = {
     ),
     "msc-fifo": Entry(f"{_HERE}.msc:Fifo", "Multi-Storage Client, its default policy", slow=True, why=_ONE),
     "msc-no-eviction": Entry(
-        f"{_HERE}.msc:NoEviction", "Multi-Storage Client, no_eviction", slow=True, why=_ONE
+        f"{_HERE}.msc:NoEviction",
+        "Multi-Storage Client, no_eviction",
+        slow=True,
+        bounded=False,
+        why=_ONE,
     ),
     "rclone": Entry(f"{_HERE}.mounts:Rclone", "rclone mount, full cache", slow=True, shares=False, why=_ONE),
     "juicefs": Entry(

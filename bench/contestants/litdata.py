@@ -59,6 +59,9 @@ class Optimized(_Lit):
             cache_dir=self.settings["cache_dir"],
             shuffle=True,
             drop_last=False,
+            # A chunk at a time. "auto" keeps a window of 16 MiB of what are bytes to it, smaller than what it
+            # shuffles, and decodes a window for nearly each sample: 4 to 10 times slower here.
+            batch_decode="all",
             max_cache_size=self.settings["cache_size"],
             storage_options=self.credentials,
             transform=self._take,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import scale
+from bench import report, scale
 from bench.contestants import CONTESTANTS
-from bench.tables import comparison, overview
+from bench.tables import comparison, overview, short_table, table
 
 
 def record(contestant: str, epoch: int, rate: float) -> dict[str, Any]:
@@ -30,6 +31,32 @@ def record(contestant: str, epoch: int, rate: float) -> dict[str, Any]:
         "converts": entry.converts,
         "reason": entry.why,
     }
+
+
+def part(contestant: str, epoch: int, rate: float) -> dict[str, Any]:
+    """The record of one that reads a few of the samples."""
+    return record(contestant, epoch, rate) | {"samples": 20.0}
+
+
+def complete(*records: dict[str, Any]) -> list[dict[str, Any]]:
+    """Records with all that a table shows."""
+    more = dict.fromkeys(("first_batch_s", "p99_wait_s", "cpu_s_per_gb", "peak_pss_mb", "setup_s"), 1.0)
+    more |= dict.fromkeys(("store_requests", "disk_written_bytes", "conversion_s"), 1.0)
+    said = {"workload": "one", "store": "a store", "page_cache": "empty", "version": "1", "failed": False}
+    return [{**more, **said, "repeats": 1, "jobs": 1, **one} for one in records]
+
+
+def written(directory: Path, workloads: dict[str, dict[str, Any]]) -> tuple[str, str]:
+    """The report and the README of two contestants in each workload, with what it has in common."""
+    records = [
+        {**one, "workload": name, "machine": "a machine", **common}
+        for name, common in workloads.items()
+        for one in complete(record("ioaccel", 1, 9.0), record("litdata", 1, 3.0))
+    ]
+    file, readme = directory / "full.json", directory / "README.md"
+    file.write_text(json.dumps(records))
+    readme.write_text(f"{report.BEGIN}\n{report.END}\n")
+    return report.write([file], directory, readme).read_text(), readme.read_text()
 
 
 def test_ioaccel_is_compared_with_the_best_of_each_kind() -> None:
@@ -79,12 +106,99 @@ def test_an_overview_says_who_is_ahead_of_whom() -> None:
     both = [record("ioaccel", 1, 10.0), record("msc-fifo", 1, 20.0)]
     for one in both:
         one["cache_bytes"] = 200.0
-    over = "*0.5 `msc-fifo` (beyond its limit) (ioaccel is beyond its limit)*"
-    assert overview({"one": ahead, "two": behind, "three": both})[2:] == [
-        "| one | 5 `boto3` | 250 `boto3` |",
-        "| two | *0.5 `webdataset`, which converts* |  |",
-        f"| three | {over} | {over} |",
+    over = "`ioaccel` (beyond its limit) over `msc-fifo` (beyond its limit); the only peer, with a cache"
+    boto3 = "`ioaccel` over `boto3`; the only peer, no cache"
+    lines = [
+        line.rpartition(" |  | ? | ")[0] for line in overview({"one": ahead, "two": behind, "three": both})
     ]
+    assert lines[2:] == [
+        f"| one | 5, {boto3} | 250, {boto3}",
+        "| two | *0.5, `ioaccel` over `webdataset`, which converts; the only peer, with a cache* | ",
+        f"| three | *0.5, {over}* | *0.5, {over}*",
+    ]
+
+
+def test_an_overview_names_the_row_of_ours_and_counts_peers_and_caches() -> None:
+    first = (("ioaccel", 20), ("ioaccel-loader", 9), ("litdata", 10), ("streaming", 4), ("boto3", 1))
+    last = (("ioaccel", 50), ("ioaccel-loader", 90), ("litdata", 30), ("streaming", 4))
+    some = [record(name, 1, rate) for name, rate in first] + [record(name, 2, rate) for name, rate in last]
+    (line,) = overview({"one": some})[2:]
+    count = "`litdata`, which converts; best of 3, 2 with a cache"
+    assert line.startswith(f"| one | 2, `ioaccel` over {count} | 3, `ioaccel-loader` over {count} | ")
+    bare = [record("ioaccel", 1, 9.0), record("boto3", 1, 3.0), record("s3fs", 1, 1.0)]
+    assert "3, `ioaccel` over `boto3`; best of 2, none with a cache" in overview({"one": bare})[2]
+
+
+def test_a_cache_of_which_a_part_was_read_is_in_no_ratio() -> None:
+    """In either epoch; what has no cache is, and all have their rows."""
+    some = complete(
+        *(record("ioaccel", epoch, 100.0 * epoch) for epoch in (1, 2)),
+        *(record("litdata", epoch, 50.0) for epoch in (1, 2)),
+        *(part("msc-fifo", epoch, 40.0 * epoch**3) for epoch in (1, 2)),
+        *(part("juicefs", epoch, 40.0 * epoch**3) for epoch in (1, 2)),
+        part("boto3", 1, 10.0),
+    )
+    said = comparison(some)
+    assert said[0] == "* epoch 1: `ioaccel` is 2 times the best of 2 peers, `litdata`"
+    assert "* epoch 2: `ioaccel` is 4 times the best of 2 peers, `litdata`" in said
+    assert any("`boto3`" in line for line in said)
+    (row,) = overview({"one": some})[2:]
+    ratios, apart, _ = row.partition(" | `msc-fifo`, `juicefs` | ")
+    assert apart, "the overview names them"
+    assert not any(name in line for line in (*said, ratios) for name in ("msc-fifo", "juicefs"))
+    reason = "In no ratio: `msc-fifo`, `juicefs`; with a cache, and read a part only, 20 of 100 samples."
+    for lines in (short_table(some), report._section("one", some, None).splitlines()):
+        assert lines.count(reason) == 1
+        assert sum(line.startswith(("| msc-fifo ", "| juicefs ")) for line in lines) == 2
+        assert lines.index(reason) < lines.index(said[0])
+    assert sum("one request at a time" in line for line in table(some)) == 3
+
+
+def test_nothing_is_said_of_parts_where_all_read_all() -> None:
+    some = complete(record("ioaccel", 1, 9.0), record("msc-fifo", 1, 3.0), part("boto3", 1, 1.0))
+    assert comparison(some)[0] == "* epoch 1: `ioaccel` is 3 times the best of 2 peers, `msc-fifo`"
+    assert "In no ratio" not in "\n".join(short_table(some))
+
+
+def test_cpu_is_that_of_the_first_and_of_the_last_epoch() -> None:
+    some = complete(*(record("ioaccel", epoch, 9.0) for epoch in (1, 2, 3)), record("boto3", 1, 1.0))
+    for one, cpu in zip(some, (4.0, 0.9, 0.5, 30.0), strict=True):
+        one["cpu_s_per_gb"] = cpu
+    lines = short_table(some)
+    place = lines[0].split(" | ").index("CPU s/GB, first / last")
+    assert [line.split(" | ")[place] for line in lines[2:4]] == ["4.0 / 0.5", "30.0"]
+
+
+def test_who_was_measured_when_at_which_commit_and_on_how_noisy_a_machine(tmp_path: Path) -> None:
+    of = {
+        "small-images": {"commit": "aaa", "date": "2026-11-30", "noise": 0.9, "noisy": True},
+        "quiet": {"commit": "bbb", "date": "2026-11-23", "noise": 0.03, "noisy": False},
+        "loud": {"commit": "ccc", "date": "2026-11-24", "noise": 0.5, "noisy": True},
+    }
+    text, told = written(tmp_path, of)
+    for shown in (text.split("##")[0], told):
+        assert "2026-11-23 to 2026-11-30, 3 commits, each workload says its own: a machine." in shown
+    assert "commit aaa" not in text.split("##")[0]
+    assert "Measured 2026-11-30, commit aaa; **noisy: equal work varied by 90%**." in told
+    rows = {line.split(" | ")[0]: line for line in told.splitlines() if line.startswith("| ")}
+    assert rows["| quiet"].endswith(" | 3% | 2026-11-23, commit bbb |")
+    assert rows["| loud"].endswith(" | **noisy: 50%** | 2026-11-24, commit ccc |")
+    assert "2026-11-23, commit bbb.\n" in text
+    assert "2026-11-24, commit ccc; **noisy: equal work varied by 50%**." in text
+
+
+def test_a_commit_that_all_share_is_named_once_for_all(tmp_path: Path) -> None:
+    of = {name: {"commit": "aaa", "date": f"2026-11-2{day}"} for day, name in enumerate(("one", "two"))}
+    for shown in written(tmp_path, of):
+        assert "2026-11-20 to 2026-11-21, commit aaa: a machine." in shown
+
+
+def test_records_of_one_workload_from_two_commits_name_both(tmp_path: Path) -> None:
+    some = complete(record("ioaccel", 1, 9.0), record("litdata", 1, 3.0))
+    for one, commit in zip(some, ("aaa", "bbb"), strict=True):
+        one |= {"commit": commit, "date": "2026-11-30"}
+    assert "2026-11-30, commits aaa, bbb." in report._section("one", some, None)
+    assert overview({"one": some})[2].endswith("2026-11-30, commits aaa, bbb |")
 
 
 def test_a_node_is_extrapolated_to_a_thousand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
