@@ -6,6 +6,7 @@ accelerate   `ioaccel.torch.accelerate` over that same loader: epochs 1, 2 and 3
 loader       `ioaccel.torch.Loader` over an ObjectDataset: epochs 1 to 3
 local        the plain loader over the same bytes in local files, in the page cache: the ceiling of epoch 2
 whole        the same with whole files as samples, as `Loader` hands them out
+joined       the same with each batch put into one buffer, as `Loader` does
 
 Arms are processes of their own (bench/arm.py) and take turns epoch by epoch; a ratio is the median of
 those of the rounds. Every timed epoch must bring as many samples and bytes as there are. That they are
@@ -37,8 +38,8 @@ ROUNDS = 3
 
 # The epochs of a round. Epoch 1 of the local files brings them into memory, and does not count.
 ORDER = [
-    *("plain", "obstore", "accelerate", "loader", "local", "whole"),
-    *("local", "whole", "accelerate", "loader"),
+    *("plain", "obstore", "accelerate", "loader", "local", "whole", "joined"),
+    *("local", "whole", "joined", "accelerate", "loader"),
     *("local", "accelerate", "loader"),
 ]
 
@@ -75,6 +76,7 @@ def run(directory: Path | None = None, samples: int = SAMPLES) -> dict[str, Any]
     results.ratio("loader_epoch1_vs_obstore", "loader 1", "obstore 1")
     # Both hand out whole objects; a plain loader's samples of 4 KB are another job.
     results.ratio("loader_epoch2_vs_local", "loader 2", "whole 2")
+    results.ratio("loader_epoch2_vs_local_joined", "loader 2", "joined 2")
     results.ratio("loader_epoch2_vs_local_4k", "loader 2", "local 2")
     return torch_report.show(results)
 

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, RandomSampler
 
 import ioaccel
@@ -110,10 +111,12 @@ class Local(_Loaders):
 class Whole(Local):
     """The same, but samples are whole files: what `Native` hands out, and a plain loader has to send on."""
 
+    collate: Any = staticmethod(list)
+
     @cached_property
     def loader(self) -> Any:
         dataset = WholeFileSamples([f"{self.settings['files']}/{key}" for key in self.keys], check=False)
-        return DataLoader(dataset, BATCH, shuffle=True, num_workers=WORKERS, collate_fn=list)
+        return DataLoader(dataset, BATCH, shuffle=True, num_workers=WORKERS, collate_fn=self.collate)
 
     def epoch(self) -> Figures:
         samples = count = 0
@@ -122,6 +125,26 @@ class Whole(Local):
         for batch in loader:
             samples += len(batch)
             count += sum(tensor.numel() for _, tensor in batch)
+        return {"samples": samples, "bytes": count, "seconds": time.perf_counter() - begun}
+
+
+def joined(samples: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch in one buffer, with the samples' lengths: one piece of shared memory instead of 64."""
+    return torch.tensor([length for length, _ in samples]), torch.cat([data for _, data in samples])
+
+
+class Joined(Whole):
+    """Whole files, each batch in one buffer, as `Native` has it: the fastest that a plain loader can."""
+
+    collate: Any = staticmethod(joined)
+
+    def epoch(self) -> Figures:
+        samples = count = 0
+        loader = self.loader
+        begun = time.perf_counter()
+        for lengths, buffer in loader:
+            samples += len(lengths)
+            count += buffer.numel()
         return {"samples": samples, "bytes": count, "seconds": time.perf_counter() - begun}
 
 

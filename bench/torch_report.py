@@ -30,6 +30,7 @@ TARGETS = [
 ALSO = {
     "epoch3_vs_local": "",
     "loader_epoch1_vs_obstore": "",
+    "loader_epoch2_vs_local_joined": "",
     "loader_epoch2_vs_local_4k": "",
     "loader_cold_cache_vs_disk": "",
     "loader_first_batch_s": " s",

@@ -19,6 +19,7 @@ KINDS = {
     "loader": "bench.torch_arms:Native",
     "local": "bench.torch_arms:Local",
     "whole": "bench.torch_arms:Whole",
+    "joined": "bench.torch_arms:Joined",
 }
 CACHED = ("accelerate", "loader")
 # At 36-80 samples a second, 5 seconds: four batches for the two workers.

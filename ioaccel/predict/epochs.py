@@ -54,7 +54,7 @@ def predict_direct(work: Workload, store: Store, node: Node, nodes: int = 1) -> 
     bounds = {
         "delay of the store": samples * per_sample / readers,
         **_store_bounds(work, store, node, nodes, samples),
-        "CPU": samples * (work.sample_s + node.fetch_cpu_s) / node.cores,
+        "CPU": samples * (work.sample_s + work.blocks / work.objects * node.fetch_cpu_s) / node.cores,
     }
     limit = max(bounds, key=lambda name: bounds[name])
     stretches = [_Stretch(bounds[limit], limit)]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -305,11 +308,24 @@ def test_a_workload_that_makes_no_sense_is_refused(tmp_path: Path, text: str, me
         workload.load(str(tmp_path / "w.toml"))
 
 
-def test_processes_that_leave_the_tree_are_found(tmp_path: Path) -> None:
-    import os
-    import subprocess
-    import sys
+@pytest.mark.parametrize("mapped", [False, True])
+def test_memory_that_nobody_maps_counts(mapped: bool) -> None:
+    """Two processes have the file open, and it counts once; what is mapped is in their PSS."""
+    code = "import os, mmap, time; fd = os.memfd_create('x'); os.ftruncate(fd, 50_000_000)\n"
+    code += "if {mapped}: m = mmap.mmap(fd, 0); m[:] = b'x' * len(m)\n"
+    code += "else: [os.pwrite(fd, b'x' * 1_000_000, n * 1_000_000) for n in range(50)]\n"
+    code += "os.fork(); time.sleep(1)"
+    with Processes("test-mark") as processes:
+        processes.begin()
+        subprocess.run(
+            [sys.executable, "-c", code.format(mapped=mapped)],
+            check=True,
+            env=os.environ | {MARK: "test-mark"},
+        )
+        assert 50 < processes.peak() < 90
 
+
+def test_processes_that_leave_the_tree_are_found(tmp_path: Path) -> None:
     code = "x = b'x' * 50_000_000; import time; s = time.process_time()\n"
     code += "while time.process_time() - s < 0.5: pass\n"
     command = [sys.executable, "-c", code]

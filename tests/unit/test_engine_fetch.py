@@ -11,6 +11,8 @@ import pytest
 
 from ioaccel import wire
 from ioaccel.engine.engine import Engine
+from ioaccel.engine.fetch import Item, Terms
+from ioaccel.engine.landing import Landing
 from ioaccel.engine.shard import open_shard
 from ioaccel.sources import Fetched, ObjectInfo, SourceSpec, resolve
 
@@ -61,3 +63,25 @@ def test_what_was_asked_for_before_any_size_was_known_has_one_when_its_turn_come
     answer = engine.prefetch(wire.Prefetch("session", {"s3": spec}, extents, 0, 30.0, True))
     assert (answer.stored, answer.passed, answer.failures) == (KEPT, 30, [])
     assert len(source.gets) == KEPT
+
+
+def test_a_hedge_of_what_passes_by_is_no_second_admission(engine: Engine, spec: SourceSpec) -> None:
+    """It could be refused, and end the flight as if there was nothing to come, with the first on its way."""
+    sources = {"s3": spec}
+    extents: list[wire.Extent] = [(f"s3://bucket/{n}", 0, None) for n in range(KEPT)]
+    engine.prefetch(wire.Prefetch("session", sources, extents, 0, 30.0, True))
+    engine.passing.turn("session", "plan", 1)
+    ahead = engine.passing.leave("session", "plan", time.monotonic(), 16, full=True)
+    assert ahead is not None
+    [item] = engine.targets.items([("s3://bucket/more", 0, None)], sources)
+    assert isinstance(item, Item)
+    terms = Terms(engine.clients.session("session"), 0, time.monotonic() + 30, False, True, ahead)
+    of_the_flight: list[Any] = []
+    runs = [
+        engine.fetcher._fetch(item.target, 0, None, SIZE, terms, of_the_flight),
+        engine.passing.turn("session", "plan", 2),  # from here on nothing more is admitted
+        engine.fetcher._fetch(item.target, 0, None, SIZE, terms, of_the_flight),
+    ]
+    assert isinstance(runs[0], Landing)
+    assert isinstance(runs[2], Landing)
+    assert ahead.promised == SIZE

@@ -110,6 +110,14 @@ def test_who_waits_for_one_request_at_a_time() -> None:
     assert predict_direct(WORK, STORE, NODE).seconds == pytest.approx(expected)
 
 
+def test_the_cpu_of_a_fetch_is_of_each_block() -> None:
+    """Without delay 2 cores do nothing but fetch: 64 blocks an object."""
+    large = Workload.of_sizes([256 << 20] * 100, workers=1000)
+    node = replace(NODE, fetches_per_s=None, fetch_cpu_s=1e-3)
+    assert predict_direct(large, Store(0.0), node).seconds == pytest.approx(6400 * 1e-3 / 2)
+    assert predict(large, Store(0.0), replace(node, cache_bytes=large.bytes))[0].seconds == pytest.approx(3.2)
+
+
 def test_what_is_cached_and_not_in_memory_comes_from_the_disk() -> None:
     slow = seconds(memory_bytes=WORK.bytes / 2, disk_rate=1e8)
     assert slow[1] == pytest.approx(WORK.bytes / 2 / 1e8)
