@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +48,7 @@ def plan(
         bool,
         typer.Option(
             "--measure",
-            help="Measure store, engine and disk: up to 2,000 GETs and 1 GB; twice, if the cache holds less.",
+            help="Measure store, engine and disk: up to 5,000 GETs and 1 GB; twice, if the cache holds less.",
         ),
     ] = False,
     store_delay_ms: Annotated[
@@ -98,6 +99,8 @@ def plan(
     work = Workload.of_sizes(sizes, **settings, sample_s=sample, step_s=step)
     passing = room < work.bytes
     found, speeds = planning.measured(arguments, urls, sizes, passing=passing) if measure else (None, None)
+    if found is not None:
+        work = replace(work, start_s=found.start_s)
     delay = store_delay_ms or 0.0
     store = Store(
         facts.sure(

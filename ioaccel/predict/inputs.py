@@ -51,7 +51,7 @@ class Workload(_Checked):
     ``workers``   processes that read, an accelerator
     ``sample_s``  what a worker takes for a sample that is cached: to copy, decode and collate it
     ``step_s``    what an accelerator takes for a batch; None: not known, or no matter
-    ``start_s``   from the beginning of the first epoch until workers read
+    ``start_s``   by how much the first epoch is longer: workers start, and the engine finds its pace
     """
 
     objects: int
