@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.records import BEYOND, Record, beyond
+from bench.tables import partial
 
 OURS, OTHERS, PALE = "#c2410c", "#475569", 0.45
 
@@ -52,7 +53,9 @@ def _bars(axes: Any, records: Sequence[Record]) -> None:
                 fontsize=7,
             )
     axes.margins(x=0.1, y=0.01)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    some = partial(records)
+    labels = [f"{name}, a part only" if name in some else name for name in names]
+    axes.set_yticks(range(len(names)), labels, fontsize=8)
     axes.set_xscale("log")
     axes.set_xlabel("samples a second (logarithmic); pale: epoch 1, full: last epoch", fontsize=8)
 
