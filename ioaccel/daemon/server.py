@@ -21,7 +21,7 @@ import msgspec
 import ioaccel
 from ioaccel import wire
 from ioaccel.engine.engine import Engine
-from ioaccel.engine.fetch import as_ioaccel_error
+from ioaccel.engine.item import as_ioaccel_error
 from ioaccel.engine.sessions import ClientPage
 from ioaccel.errors import EngineError
 

@@ -15,8 +15,9 @@ import ioaccel
 from ioaccel import wire
 from ioaccel._core._engine import BLOCK_SIZE, Index, block_key, list_segment, verify_block
 from ioaccel.engine.block import block_of
-from ioaccel.engine.fetch import Fetcher, Item, Terms, as_ioaccel_error
+from ioaccel.engine.fetch import Fetcher
 from ioaccel.engine.flights import Flights
+from ioaccel.engine.item import Item, Terms, as_ioaccel_error
 from ioaccel.engine.manifests import Manifests
 from ioaccel.engine.objects import Known, Objects, now_ms
 from ioaccel.engine.passing import Ahead, Passing

@@ -9,7 +9,7 @@ import msgspec
 
 from ioaccel import wire
 from ioaccel._core._engine import block_key
-from ioaccel.engine.fetch import Item
+from ioaccel.engine.item import Item
 from ioaccel.engine.objects import Target
 from ioaccel.errors import ConfigError, IOAccelError, UnsupportedURLError
 from ioaccel.sources import PROCESS_LOCAL, Source, SourceSpec, open_source, split_object_url, split_prefix_url

@@ -11,7 +11,7 @@ import pytest
 
 from ioaccel import wire
 from ioaccel.engine.engine import Engine
-from ioaccel.engine.fetch import Item, Terms
+from ioaccel.engine.item import Item, Terms
 from ioaccel.engine.landing import Landing
 from ioaccel.engine.shard import open_shard
 from ioaccel.sources import Fetched, ObjectInfo, SourceSpec, resolve
@@ -78,9 +78,9 @@ def test_a_hedge_of_what_passes_by_is_no_second_admission(engine: Engine, spec: 
     terms = Terms(engine.clients.session("session"), 0, time.monotonic() + 30, False, True, ahead)
     of_the_flight: list[Any] = []
     runs = [
-        engine.fetcher._fetch(item.target, 0, None, SIZE, terms, of_the_flight),
+        engine.fetcher._blocks.fetch(item.target, 0, None, SIZE, terms, of_the_flight),
         engine.passing.turn("session", "plan", 2),  # from here on nothing more is admitted
-        engine.fetcher._fetch(item.target, 0, None, SIZE, terms, of_the_flight),
+        engine.fetcher._blocks.fetch(item.target, 0, None, SIZE, terms, of_the_flight),
     ]
     assert isinstance(runs[0], Landing)
     assert isinstance(runs[2], Landing)
