@@ -19,7 +19,7 @@ from ioaccel.errors import IOAccelError, _rebuild
 from ioaccel.sources import SourceSpec
 
 # Grows with every change that an engine and a client of different releases would trip over.
-PROTOCOL = 3
+PROTOCOL = 4
 
 # Where an engine listens: this name in the first of its directories.
 SOCKET = "engine.sock"
@@ -70,7 +70,7 @@ class Fetch(Message, frozen=True):
     """Asks where the bytes of these extents stand; what is missing is fetched first."""
 
     session: str
-    sources: dict[str, SourceSpec]  # by scheme
+    sources: dict[str, SourceSpec]  # by scheme; see `Sourced`
     extents: list[Extent]
     oldest_ms: int  # a version that was last checked before does not count
     timeout: float  # seconds
@@ -341,6 +341,24 @@ Answer = (
     | Uncached
     | Done
 )
+
+# Requests that say how to reach stores. A connection says each source once, for it may hold a bundle of
+# certificates, hundreds of kilobytes: from then on it is left out, and the engine remembers it (`complete`).
+Sourced = Fetch | Prefetch | Stat | ListDirectory | Manifest | Residency | Evict
+
+
+def shorten(request: Sourced, told: dict[str, SourceSpec]) -> Sourced:
+    """The same without those sources that the other end was ``told``."""
+    new = {scheme: spec for scheme, spec in request.sources.items() if told.get(scheme) is not spec}
+    return request if len(new) == len(request.sources) else msgspec.structs.replace(request, sources=new)
+
+
+def complete(request: Sourced, told: dict[str, SourceSpec]) -> Sourced:
+    """The same with all sources that this connection has ``told``, which takes up what is new."""
+    if request.sources:
+        told.update(request.sources)
+    return msgspec.structs.replace(request, sources=told.copy())
+
 
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

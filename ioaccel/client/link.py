@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,6 +20,7 @@ from ioaccel import wire
 from ioaccel._core._client import View
 from ioaccel.client.start import dial, reach
 from ioaccel.errors import CacheBusyError, EngineError
+from ioaccel.sources import SourceSpec
 
 # What an answer may take beyond the deadline that the engine was given.
 _GRACE_SECONDS = 10.0
@@ -34,6 +36,13 @@ class EngineLost(Exception):
     """The engine is gone, or does not answer."""
 
 
+class _Line(NamedTuple):
+    """A connection, and the sources that the engine was told over it."""
+
+    sock: socket.socket
+    told: dict[str, SourceSpec]
+
+
 class Link:
     """An attached client. Any thread of one process."""
 
@@ -41,7 +50,7 @@ class Link:
         self.pid = os.getpid()
         self._directories = list(directories)
         self._lock = threading.Lock()
-        self._idle: list[socket.socket] = []
+        self._idle: list[_Line] = []
         self._closed = False
         deadline = time.monotonic() + _ATTACH_SECONDS
         while True:
@@ -61,7 +70,7 @@ class Link:
                 return
 
     def _attach(self, session: str) -> tuple[str, int, View]:
-        answer, fds = self._ask(self._control, wire.Attach(wire.PROTOCOL, self.pid, session), 30.0)
+        answer, fds = self._ask(_Line(self._control, {}), wire.Attach(wire.PROTOCOL, self.pid, session), 30.0)
         if isinstance(answer, wire.Failure):
             raise answer.error()
         if not isinstance(answer, wire.Attached):
@@ -89,47 +98,50 @@ class Link:
 
     def _request(self, message: wire.Message, timeout: float) -> tuple[wire.Answer, list[int]]:
         with self._lock:
-            sock = self._idle.pop() if self._idle else None
-        if sock is None:
-            sock = self._join()
+            line = self._idle.pop() if self._idle else None
+        if line is None:
+            line = self._join()
         try:
-            answer, fds = self._ask(sock, message, timeout)
+            answer, fds = self._ask(line, message, timeout)
         except BaseException:
-            sock.close()
+            line.sock.close()
             raise
         with self._lock:
-            if len(self._idle) < _POOL:
-                self._idle.append(sock)
-                sock = None
-        if sock is not None:
-            sock.close()
+            kept = len(self._idle) < _POOL
+            if kept:
+                self._idle.append(line)
+        if not kept:
+            line.sock.close()
         if self._closed:  # meanwhile, by another thread
             self.close()
         if isinstance(answer, wire.Failure):
             raise answer.error()
         return answer, fds
 
-    def _join(self) -> socket.socket:
+    def _join(self) -> _Line:
         """One more connection to the same engine. EngineLost if another listens there, or none."""
         sock = dial(self._directories)
         if sock is None:
             raise EngineLost("the engine does not listen any more")
         try:
-            answer, _ = self._ask(sock, wire.Join(self._engine), 30.0)
+            line = _Line(sock, {})
+            answer, _ = self._ask(line, wire.Join(self._engine), 30.0)
             if not isinstance(answer, wire.Done):
                 raise EngineLost("another engine serves the directories by now")
         except BaseException:
             sock.close()
             raise
-        return sock
+        return line
 
-    def _ask(
-        self, sock: socket.socket, message: wire.Message, timeout: float
-    ) -> tuple[wire.Answer, list[int]]:
-        sock.settimeout(timeout + _GRACE_SECONDS)
+    def _ask(self, line: _Line, message: wire.Message, timeout: float) -> tuple[wire.Answer, list[int]]:
+        line.sock.settimeout(timeout + _GRACE_SECONDS)
         try:
-            wire.send(sock, message)
-            return wire.receive_answer(sock)
+            if isinstance(message, wire.Sourced):
+                wire.send(line.sock, wire.shorten(message, line.told))
+                line.told.update(message.sources)
+            else:
+                wire.send(line.sock, message)
+            return wire.receive_answer(line.sock)
         except msgspec.MsgspecError as error:
             raise EngineError(
                 f"the engine of {self._directories[0]} is of another release ({error}); use the same release "
@@ -148,7 +160,7 @@ class Link:
         self._control.close()
         while self._idle:
             with contextlib.suppress(IndexError):  # another thread was faster
-                self._idle.pop().close()
+                self._idle.pop().sock.close()
 
 
 def _view(fds: list[int], shards: list[bool]) -> View:

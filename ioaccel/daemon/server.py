@@ -24,6 +24,7 @@ from ioaccel.engine.engine import Engine
 from ioaccel.engine.item import as_ioaccel_error
 from ioaccel.engine.sessions import ClientPage
 from ioaccel.errors import EngineError
+from ioaccel.sources import SourceSpec
 
 log = logging.getLogger("ioaccel.daemon")
 
@@ -116,6 +117,7 @@ class _Connection:
         self._sock = sock
         self._stop = stop
         self._page: ClientPage | None = None
+        self._told: dict[str, SourceSpec] = {}
 
     def run(self) -> None:
         credentials = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
@@ -134,6 +136,8 @@ class _Connection:
                 )
                 wire.send(self._sock, wire.Failure.of(mismatch))
                 return
+            if isinstance(request, wire.Sourced):
+                request = wire.complete(request, self._told)
             self._answer(request)
 
     def close(self) -> None:
