@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ioaccel.predict.inputs import IN_FLIGHT, PASSING_IN_FLIGHT, Node, Store, Workload
+from ioaccel.predict.inputs import IN_FLIGHT, LOOKED_AFTER_S, PASSING_IN_FLIGHT, Node, Store, Workload
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,8 @@ def _stretch(
         held = min(node.cache_bytes, work.bytes)
         cold = max(0.0, 1 - node.memory_bytes / held) if held else 0.0
     workers_cpu = samples * work.sample_s / node.cores
+    if fetches:
+        workers_cpu += samples * (1 - missing) * LOOKED_AFTER_S / node.cores
     engine = 0.0
     if rate and fetches:
         # At its rate the engine keeps a share of the cores busy: there it has to wait for the workers.

@@ -20,6 +20,10 @@ IN_FLIGHT = 256
 # The same of what a full cache has no room for: the waves of ioaccel.engine.prefetch.
 PASSING_IN_FLIGHT = 128
 
+# CPU seconds of planner and worker for a cached sample, in an epoch in which others are missing: where all is
+# there, nobody looks (docs/design/0004).
+LOOKED_AFTER_S = 30e-6
+
 
 class _Checked:
     """Fields are finite and not negative; those named in ``_POSITIVE`` are not zero either.
