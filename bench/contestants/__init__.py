@@ -25,7 +25,7 @@ class Entry(NamedTuple):
 _HERE = "bench.contestants"
 _ONE = "one request at a time a worker"
 _NONE = "no cache"
-_ENGINE = "what is fetched is also written, by an engine on the same cores"
+_ENGINE = "a GET for each object, which is also written, by an engine on the cores that the store has, too"
 _CACHED = (
     "nothing is fetched, reading is what takes longer (0003; after a restart each block is checked first)"
 )
