@@ -35,8 +35,8 @@ def run(
 ) -> int:
     """Runs workloads, all by default, and writes their records after each. Returns the exit code.
 
-    In ``bench/results`` they take the place of what the same workloads had, and the others stay; a file of
-    one's own is begun anew. ValueError if there is no such workload or contestant.
+    In ``bench/results`` they take the place of what the same workloads and contestants had, and the others
+    stay; a file of one's own is begun anew. ValueError if there is no such workload or contestant.
     """
     chosen = [workload.load(name) for name in names or workload.names()]
     if unknown := [name for name in only or () if name not in contestants]:
@@ -57,7 +57,11 @@ def run(
         made = _one(each.quickly() if quick else each, only, directory, contestants)
         records += [{**record, "command": command, "quick": quick} for record in made]
         print(f"{each.name}: {time.monotonic() - begun:.0f} s", flush=True)
-        others = [record for record in others if record["workload"] != each.name]
+        others = [
+            record
+            for record in others
+            if record["workload"] != each.name or (only and record["contestant"] not in only)
+        ]
         _write(file, records + others)
     print(f"{len(records)} records in {file}")
     return 0

@@ -85,7 +85,8 @@ def plan(
     if plot is not None:
         _check_plot(plot, step)
     room = planning.cache_bytes(arguments)
-    with planning.scratch_cache(arguments, planning.SPARE_BYTES) as (cache, _):
+    here = replace(arguments, cache_size=None)  # a node's disks need not be this machine's
+    with planning.scratch_cache(here, planning.SPARE_BYTES) as (cache, _):
         urls, sizes = planning.listed(cache, url)
     facts = planning.Facts()
     # Before anything takes time: what is said is checked.
@@ -98,7 +99,7 @@ def plan(
     settings: dict[str, Any] = {"batch": batch, "workers": workers, "epochs": epochs, "order": order}
     work = Workload.of_sizes(sizes, **settings, sample_s=sample, step_s=step)
     passing = room < work.bytes
-    found, speeds = planning.measured(arguments, urls, sizes, passing=passing) if measure else (None, None)
+    found, speeds = planning.measured(here, urls, sizes, passing=passing) if measure else (None, None)
     if found is not None:
         work = replace(work, start_s=found.start_s)
     delay = store_delay_ms or 0.0

@@ -278,6 +278,9 @@ def test_a_workload_that_runs_again_takes_the_place_of_its_own_records_alone(
         ("b", "local"),
         ("c", "local"),
     ]
+    file.write_text(json.dumps([{"workload": "b", "contestant": name} for name in ("local", "boto3")]))
+    suite.run(["b"], False, ["local"], tmp_path, None)  # it alone: the others' rows stay
+    assert sorted(r["contestant"] for r in json.loads(file.read_text())) == ["boto3", "local"]
     own = tmp_path / "own.json"
     for _ in range(2):
         suite.run(["b"], False, None, tmp_path, own)

@@ -45,6 +45,13 @@ def test_what_is_given(cli: Cli, data: DataSet) -> None:
     assert list(cli.home.glob("**/shard.data")) == [], "it makes no cache"
 
 
+def test_a_node_may_have_larger_disks_than_this_machine(cli: Cli, data: DataSet) -> None:
+    given = ("--cache-size", "500PB", "--store-delay-ms", 20)
+    done = cli.cached("plan", data.url("data/"), *given, "--json")
+    assert (done.code, done.err) == (0, "")
+    assert [epoch["hit_share"] for epoch in done.json["epochs"]] == [0, 1, 1]
+
+
 def test_what_is_measured(cli: Cli, data: DataSet) -> None:
     done = cli.cached("plan", data.url("data/"), "--cache-size", "1GB", "--measure", "--json")
     assert (done.code, done.err) == (0, "")

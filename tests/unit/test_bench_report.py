@@ -73,7 +73,7 @@ def test_ioaccel_is_compared_with_the_best_of_each_kind() -> None:
     slow = "clients with one request at a time a worker, `boto3`"
     assert len(lines) == 6
     assert lines[0].startswith(
-        "* epoch 1: `ioaccel` is 0.25 times the best of 4 peers, `litdata`: it loses; what is fetched"
+        "* epoch 1: `ioaccel` is 0.25 times the best of 4 peers, `litdata`: it loses; a GET for each object"
     )
     assert (
         lines[1] == "* epoch 1: `ioaccel` is 2 times the best of 3 peers that convert nothing, `litdata-raw`"
