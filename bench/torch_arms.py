@@ -137,15 +137,7 @@ class Joined(Whole):
     """Whole files, each batch in one buffer, as `Native` has it: the fastest that a plain loader can."""
 
     collate: Any = staticmethod(joined)
-
-    def epoch(self) -> Figures:
-        samples = count = 0
-        loader = self.loader
-        begun = time.perf_counter()
-        for lengths, buffer in loader:
-            samples += len(lengths)
-            count += buffer.numel()
-        return {"samples": samples, "bytes": count, "seconds": time.perf_counter() - begun}
+    epoch = _Loaders.epoch
 
 
 class Accelerated(_Loaders):

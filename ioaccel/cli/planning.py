@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,12 +121,9 @@ def measured(
     blocks = chosen(sizes)
     extents = [(urls[index], offset, length) for index, offset, length in blocks]
     room = sum(length for _, _, length in blocks) * 3 // 2 + SPARE_BYTES
-    with scratch_cache(arguments, room) as (cache, place):
-        if passing:
-            with scratch_cache(arguments, NO_ROOM) as (full, _):
-                found = measure(cache, extents, full)
-        else:
-            found = measure(cache, extents)
+    with scratch_cache(arguments, room) as (cache, place), ExitStack() as stack:
+        full = stack.enter_context(scratch_cache(arguments, NO_ROOM))[0] if passing else None
+        found = measure(cache, extents, full)
         with disk.scratch_file(place) as fd:
             space = os.statvfs(place)
             speeds = disk.measure(fd, space.f_bavail * space.f_frsize)
