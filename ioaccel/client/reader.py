@@ -1,7 +1,7 @@
 """Reads extents through the cache: at memory speed what is there, with one message what is not.
 
 Whatever happens to the engine, a read ends with the right bytes, an error of the store, or an error
-that says what to do; see ``_read_batch``.
+that says what to do; see ``_read_answer``.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ _PIECE = 32 << 20
 # Threads that copy one large batch: beyond this, memory bandwidth is used up.
 COPY_THREADS = min(4, os.cpu_count() or 1)
 
+
+# What the engine did not give, by the extent's number in the request.
+_Others = dict[int, "wire.Deferred | wire.Uncached"]
 
 # Memory for a batch of so many bytes.
 Allocate = Callable[[int], "npt.NDArray[np.uint8]"]
@@ -165,32 +168,38 @@ class Reader(Session):
         return info.size, version_hash(info.version)
 
     def _read_batch(self, request: Request, most: int | None = None, allocate: Allocate = _reused) -> Batch:
+        """Reads all of a request, in as many answers of the engine as it takes.
+
+        If the engine finds an object that is longer than ``most``, TooLong is raised.
+        """
+        batch, others = self._read_answer(request, most, allocate)
+        return self._complete(batch, request, others) if others else batch
+
+    def _read_answer(self, request: Request, most: int | None, allocate: Allocate) -> tuple[Batch, _Others]:
         """Looks up, asks for what is missing, copies; and again, if it was evicted in between.
 
-        Without an engine, or when that goes on, the source is read directly. If the engine finds an
-        object that is longer than ``most``, TooLong is raised.
+        Without an engine, or when that goes on, the source is read directly. Also returns what the engine
+        did not give, which is empty in the batch.
         """
         unreadable: list[int] = []
         for _ in range(_ROUNDS):
             view = self._current()
             if view is None:
                 break
-            others: dict[int, wire.Deferred | wire.Uncached] | None = {}
+            others: _Others = {}
             if request.lookup(view, self.oldest_ms(), unreadable):
-                others = self._ask_for(request, unreadable, most)
-                if others is None:
+                answer = self._ask_for(request, unreadable, most)
+                if answer is None:
                     continue
+                others = answer
             offsets = np.empty(len(request) + 1, np.int64)
             buffer = allocate(request.offsets(offsets))
             if request.copy(buffer, COPY_THREADS):
-                batch = Batch(buffer, offsets)
-                return self._complete(batch, request, others) if others else batch
+                return Batch(buffer, offsets), others
             unreadable = request.unreadable
-        return self._read_directly(request)
+        return self._read_directly(request), {}
 
-    def _ask_for(
-        self, request: Request, unreadable: list[int], most: int | None = None
-    ) -> dict[int, wire.Deferred | wire.Uncached] | None:
+    def _ask_for(self, request: Request, unreadable: list[int], most: int | None = None) -> _Others | None:
         """Resolves what is missing from the engine's answer. Raises the first error in it.
 
         Returns what has to be read in another way, and leaves it out of the request; None if the
@@ -216,7 +225,7 @@ class Reader(Session):
             self.waited_seconds += time.perf_counter() - begun
         if link is None or self._link is not link or not isinstance(answers, wire.Answers):
             return None  # what another engine says does not fit the view that was looked up
-        others: dict[int, wire.Deferred | wire.Uncached] = {}
+        others: _Others = {}
         for i, answer in zip(missing, answers.results, strict=True):
             if isinstance(answer, wire.Found):
                 if most is not None and answer.object_size > most:
@@ -232,29 +241,33 @@ class Reader(Session):
                 request.skip(i)
         return others
 
-    def _complete(
-        self, batch: Batch, request: Request, others: dict[int, wire.Deferred | wire.Uncached]
-    ) -> Batch:
+    def _complete(self, batch: Batch, request: Request, others: _Others) -> Batch:
         """Reads what the engine would not give in one answer, and puts all together."""
-        extents = request.extents()
         parts: list[Any] = list(batch)
-        uncached = [i for i, answer in others.items() if isinstance(answer, wire.Uncached)]
-        deferred = [i for i, answer in others.items() if isinstance(answer, wire.Deferred)]
-        if uncached:
-            data = self.direct.read_all([extents[i] for i in uncached], self.timeout, request.pinned)
-            for i, part in zip(uncached, data, strict=True):
-                parts[i] = part
-        small = []
-        for i in deferred:
-            length = _known_length(extents[i], others[i])
-            if length is not None and (len(deferred) == 1 or length > _PIECE):
-                parts[i] = self._read_large(extents[i], length, request.pinned)
-            else:
-                small.append(i)
-        if small:
-            rest = Request([extents[i] for i in small], self._ring, self.canonical, request.pinned)
-            for i, item in zip(small, self._read_batch(rest), strict=True):
-                parts[i] = item
+        places = list(range(len(parts)))  # of the request's extents among all parts
+        while others:
+            extents = request.extents()
+            uncached = [i for i, answer in others.items() if isinstance(answer, wire.Uncached)]
+            if uncached:
+                data = self.direct.read_all([extents[i] for i in uncached], self.timeout, request.pinned)
+                for i, part in zip(uncached, data, strict=True):
+                    parts[places[i]] = part
+            deferred = {i: answer for i, answer in others.items() if isinstance(answer, wire.Deferred)}
+            rest = []
+            for i, answer in deferred.items():
+                length = _known_length(extents[i], answer)
+                if length is not None and (len(deferred) == 1 or length > _PIECE):
+                    parts[places[i]] = self._read_large(extents[i], length, request.pinned)
+                else:
+                    rest.append(i)
+            if not rest:
+                break
+            places = [places[i] for i in rest]
+            request = Request([extents[i] for i in rest], self._ring, self.canonical, request.pinned)
+            batch, others = self._read_answer(request, None, _reused)
+            for i, place in enumerate(places):
+                if i not in others:
+                    parts[place] = batch[i]
         return _join(parts)
 
     def _read_large(self, extent: wire.Extent, length: int, version: int) -> memoryview:

@@ -57,6 +57,13 @@ class Fetcher:
 
     def settle(self, items: list[Item], terms: Terms) -> None:
         """Settles every item: located, deferred, refused or failed."""
+        self._settle(items, terms)
+        if not terms.keep:
+            for item in items:
+                if item.passed:
+                    self._hold(item, terms)
+
+    def _settle(self, items: list[Item], terms: Terms) -> None:
         todo = items
         for _ in range(_ROUNDS):
             self._know(todo, terms)
@@ -107,8 +114,8 @@ class Fetcher:
     def _locate(self, items: list[Item], terms: Terms) -> None:
         """Finds or fetches every block that the items still lack.
 
-        While blocks pass through, they are fetched in waves of what an answer can hold in transit,
-        and what is beyond that is deferred.
+        What is lacking leaves in waves: of as much as the cache has room for, or as an answer can hold in
+        transit. What is beyond that is deferred.
         """
         for item in items:
             if item.known is not None and item.known.size == 0 and not item.blocks:
@@ -120,7 +127,7 @@ class Fetcher:
             rest: list[Item] = []
             weight = 0
             for item in todo:
-                if weight >= ANSWER_BYTES and self._space.passing and not terms.keep:
+                if weight >= ANSWER_BYTES and not terms.keep and weight >= self._space.free:
                     rest.append(item)
                     continue
                 numbers = self._lacking(item, terms)
@@ -138,12 +145,26 @@ class Fetcher:
             new = {id(item): item for item, _, _ in wave if item.known is None}
             for item, number, flight in wave:
                 passed += self._land(item, number, flight, terms)
-            rest += [item for item in new.values() if item.known is not None and not item.settled()]
+            # They go first: what has come of them already waits in transit.
+            rest = [item for item in new.values() if item.known is not None and not item.settled()] + rest
             if passed >= ANSWER_BYTES:
                 for item in rest:
                     item.deferred = True
                 return
             todo = rest
+
+    def _hold(self, item: Item, terms: Terms) -> None:
+        """What has passed by the cache and is not in this answer, or is not read to its end, waits for the
+        next: of an extent that was deferred, an object that was only opened, one that is read in steps."""
+        if item.known is None or item.error is not None:
+            return
+        answered = range(0) if item.deferred else item.numbers()
+        size = item.known.size
+        stop = size if item.length is None else item.offset + item.length
+        for number, location in item.blocks.items():
+            if number not in answered or stop < min((number + 1) * BLOCK_SIZE, size):
+                key = block_of(item.target.base, number)
+                self._passing.hold(terms.session.name, key, location, item.known.version_hash)
 
     def _in_vain(self, terms: Terms, length: int) -> bool:
         """Whether a prefetch would find no room for a block."""
@@ -166,6 +187,7 @@ class Fetcher:
                 if location is None and not terms.keep:
                     key = block_of(item.target.base, number)
                     location = self._passing.take(terms.session.name, key, item.known.version_hash)
+                    item.passed = item.passed or location is not None
                 if location is None:
                     lacking.append(number)
                 else:
@@ -278,6 +300,7 @@ class Fetcher:
         item.blocks[number] = landed.location
         item.stored = item.stored and landed.cached
         if not landed.cached and not terms.keep:
+            item.passed = True
             self._passing.given(terms.session.name, block_of(item.target.base, number))
         return 0 if landed.cached else landed.length
 

@@ -32,6 +32,7 @@ class Item(msgspec.Struct):
     known: Known | None = None
     blocks: dict[int, bytes] = {}  # block number -> location
     stored: bool = True  # every block is in the cache, none in transit
+    passed: bool = False  # some of them came past the cache
     deferred: bool = False  # too much for one answer
     refused: bool = False  # a prefetch for which there is no room
     needs_version: bool = False  # nothing can be fetched before the store has said size and version

@@ -27,6 +27,9 @@ _SLACK = 1 / 8
 # Blocks of which it is remembered that a reader was given them: as many as a job looks ahead, and more.
 _MOST_GIVEN = 20_000
 
+# Blocks that wait in transit because they were not read to their end, however small.
+_MOST_HELD = 20_000
+
 # Plans of a session that are remembered: training, validation, and what is left of older loaders.
 _MOST_PLANS = 8
 
@@ -62,6 +65,7 @@ class _Session:
     def __init__(self) -> None:
         self.plans: OrderedDict[str, _Plan] = OrderedDict()
         self.given: OrderedDict[bytes, float] = OrderedDict()  # monotonic seconds
+        self.held: OrderedDict[bytes, tuple[bytes, int]] = OrderedDict()  # where, and the version
 
 
 class Ahead:
@@ -112,10 +116,7 @@ class Passing:
         What waits for earlier rounds is forgotten.
         """
         with self._lock:
-            known = self._sessions.get(session)
-            if known is None:
-                self._forget_those_that_left()
-                known = self._sessions[session] = _Session()
+            known = self._session(session)
             before = known.plans.get(plan)
             if before is not None and before.number >= number:
                 known.plans.move_to_end(plan)
@@ -128,6 +129,13 @@ class Passing:
             if len(known.plans) > _MOST_PLANS:
                 known.plans.popitem(last=False)[1].over = True
             return 1
+
+    def _session(self, name: str) -> _Session:
+        known = self._sessions.get(name)
+        if known is None:
+            self._forget_those_that_left()
+            known = self._sessions[name] = _Session()
+        return known
 
     def leave(self, session: str, plan: str, asked: float, most: int, *, full: bool) -> Ahead | None:
         """A wave of a plan is to leave, of ``most`` extents or as many as its share has room for; None if it
@@ -242,7 +250,9 @@ class Passing:
             if known is None:
                 return None  # nothing was ever fetched ahead of it
             waiting, goes_on = self._given(known, key)
-            location = None
+            location, held = known.held.pop(key, (None, 0))
+            if location is not None and (held != version_hash or not self._transit.holds(location)):
+                location = None
             for plan, each in waiting:
                 if not self._transit.holds(each.location):
                     self._halve(plan)
@@ -252,6 +262,16 @@ class Passing:
         if goes_on:
             self.freed()
         return location
+
+    def hold(self, session: str, key: bytes, location: bytes, version_hash: int) -> None:
+        """A block in transit waits for a reader who will ask for it again."""
+        with self._lock:
+            held = self._session(session).held
+            while held and (len(held) >= _MOST_HELD or not self._transit.holds(next(iter(held.values()))[0])):
+                held.popitem(last=False)
+            if self._transit.holds(location):
+                held[key] = location, version_hash
+                held.move_to_end(key)
 
     def given(self, session: str, key: bytes) -> None:
         """A reader was given a block in another way: perhaps it has joined the flight that fetched it."""

@@ -77,7 +77,6 @@ class Space:
         self._unmeasured = 0  # blocks that they are about to bring, of a size that nobody knew
         # Until when, among which sessions, and for how many bytes or more there is no room.
         self._hopeless: tuple[float, frozenset[str], int] = (0.0, frozenset(), 0)
-        self._passed_at = 0.0
         self.evicted_segments = 0
         self.evicted_bytes = 0
 
@@ -151,7 +150,6 @@ class Space:
         return [outcomes[n] for n in range(len(incoming))]
 
     def _pass_through(self, one: Incoming) -> tuple[bytes, bool] | Exception:
-        self._passed_at = time.monotonic()
         try:
             return self._transit.store(one.block, one.data, one.length), False
         except Exception as error:  # noqa: BLE001  # of this one alone
@@ -173,9 +171,10 @@ class Space:
         return outcomes
 
     @property
-    def passing(self) -> bool:
-        """Whether blocks have lately passed through for want of room."""
-        return time.monotonic() - self._passed_at < 1.0
+    def free(self) -> int:
+        """Bytes for which there is room without an eviction, about: it takes no lock."""
+        usable = [s for s in self._shards if s.takes_blocks]
+        return sum([s.capacity - s.pending - self._index.shard_usage(s.number)[1] for s in usable])
 
     def _take(self, incoming: Sequence[Incoming]) -> list[Place]:
         """Sets payload aside for the first of these blocks, as many as find room at once; empty if there is

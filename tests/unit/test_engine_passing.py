@@ -78,6 +78,24 @@ def test_another_version_is_not_given(jobs: Passing, transit: Transit) -> None:
     assert jobs.total_bytes == 0
 
 
+def test_what_was_not_read_to_its_end_is_given_once(jobs: Passing, transit: Transit) -> None:
+    location = store(transit, KEYS[0], 1000)
+    for version, want in ((8, None), (7, location)):
+        jobs.hold("new", KEYS[0], location, 7)
+        assert jobs.take("job", KEYS[0], 7) is None
+        assert jobs.take("new", KEYS[0], version) == want
+        assert jobs.take("new", KEYS[0], 7) is None
+    assert jobs.total_bytes == 0
+
+
+def test_no_more_is_held_than_is_in_transit(jobs: Passing, transit: Transit) -> None:
+    jobs.hold("job", KEYS[0], store(transit, KEYS[0], 1000), 7)
+    overwrite(transit)
+    elsewhere = (1).to_bytes(2, "little") + store(transit, KEYS[1], 1000)[2:]  # in a cache
+    jobs.hold("job", KEYS[1], elsewhere, 7)
+    assert not jobs._sessions["job"].held
+
+
 def test_what_a_reader_has_got_is_not_fetched_for_it_again(jobs: Passing) -> None:
     before = leave(jobs)
     assert jobs.take("job", KEYS[1], 7) is None
