@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ def main() -> int | str:
     verbs = parser.add_subparsers(dest="verb", required=True)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    shared.add_argument("--dir", type=Path, help="where to work (default: the temporary directory)")
+    shared.add_argument("--dir", type=_directory, help="where to work (default: the temporary directory)")
     verbs.add_parser("list", help="the workloads and the contestants")
     run = verbs.add_parser("run", parents=[shared], help="contestants side by side, and their records")
     run.add_argument("workload", nargs="*", help="names, or TOML files (default: all)")
@@ -29,6 +30,13 @@ def main() -> int | str:
     verbs.add_parser("plan", parents=[shared], help="what `ioaccel plan` predicts, against what happens")
     options = parser.parse_args()
     return VERBS[options.verb](options)
+
+
+def _directory(name: str) -> Path:
+    """An argument that has to be a directory where files can be made."""
+    if not os.path.isdir(name) or not os.access(name, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{name} is no directory to write in; make it first")
+    return Path(name)
 
 
 def _list(options: argparse.Namespace) -> int:  # noqa: ARG001

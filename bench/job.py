@@ -7,6 +7,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -48,8 +49,13 @@ class Setting:
 
 @contextmanager
 def watched() -> Iterator[Processes]:
-    """Who watches the processes of a contestant; none of them is left at the end."""
-    with Processes(secrets.token_hex(8)) as processes:
+    """Who watches the processes of a contestant; they and their temporary files are gone at the end."""
+    # A short path: sockets lie below it.
+    with (
+        tempfile.TemporaryDirectory(prefix="ib-", ignore_cleanup_errors=True) as temporary,
+        Processes(secrets.token_hex(8)) as processes,
+    ):
+        processes.environment["TMPDIR"] = temporary
         try:
             yield processes
         finally:

@@ -28,21 +28,22 @@ BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
 def write(files: Sequence[Path], results: Path = RESULTS, readme: Path = ROOT / "README.md") -> Path:
-    """Writes the report of these files, or of the latest run, and returns its path.
+    """Writes the report of these files, or of the latest run, beside the first of them; returns its path.
 
-    The README gets its tables if they are of a full run. ValueError if there is nothing to report.
+    The README gets the tables of a full run in ``results``. ValueError if there is nothing to report.
     """
-    records = _read(files or _latest(results))
+    files = files or _latest(results)
+    records = _read(files)
     quick = any(record.get("quick") for record in records)
-    results.mkdir(parents=True, exist_ok=True)
-    path = results / ("report-quick.md" if quick else "report.md")
+    place = files[0].absolute().parent
+    path = place / ("report-quick.md" if quick else "report.md")
     parts = [_title(records, quick)]
     for name, some in grouped(records, "workload").items():
-        drawn = pictures.draw(some, results / f"{'quick-' if quick else ''}{name}.png")
+        drawn = pictures.draw(some, place / f"{'quick-' if quick else ''}{name}.png")
         parts.append(_section(name, some, drawn))
     path.write_text("\n\n".join(parts) + "\n")
     print(f"{path}: {len(records)} records")
-    if not quick:
+    if not quick and place.samefile(results):
         _into(
             readme,
             _summary(records, path.relative_to(readme.parent) if readme.parent in path.parents else path),

@@ -5,10 +5,19 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+
+from bench.contestants import CONTESTANTS
 
 ALL = 2.0  # times the data set: a cache of which nobody can say that it is too small
 DIRECTORY = Path(__file__).parent / "workloads"
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Amount = Annotated[float, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -17,30 +26,30 @@ class Workload:
 
     name: str
     about: str  # one line, printed by `list` and above the table
-    files: int
-    size: int  # mean bytes of a sample
-    size_sd: int = 0
-    samples_per_file: int = 1  # 1: a sample is a whole object; else a piece of one
-    batch: int = 64
-    workers: int = 2
-    epochs: int = 3
-    repeats: int = 5
+    files: Count
+    size: Count  # mean bytes of a sample
+    size_sd: Annotated[int, msgspec.Meta(ge=0)] = 0
+    samples_per_file: Count = 1  # 1: a sample is a whole object; else a piece of one
+    batch: Count = 64
+    workers: Count = 2
+    epochs: Count = 3
+    repeats: Count = 5
     # Of contestants with one request at a time a worker: an epoch is this many samples, the same
     # for all of them and chosen from the whole data set, so that it ends.
-    slow_samples: int = 512
+    slow_samples: Count = 512
     store: str = "shaped"  # or "seaweed"
-    delay_ms: float = 20.0
-    rate: int = 80_000_000  # bytes a second of a connection
-    throttled: float = 0.0  # share of requests that get 503
+    delay_ms: Amount = 20.0
+    rate: Count = 80_000_000  # bytes a second of a connection
+    throttled: Share = 0.0  # share of requests that get 503
     contestants: tuple[str, ...] = ("all",)
-    cache_ratios: tuple[float, ...] = (ALL,)  # size of the cache, of the data set's; an arm for each
-    jobs: int = 1  # at once, on the same data
+    cache_ratios: tuple[Positive, ...] = (ALL,)  # size of the cache, of the data set's; an arm for each
+    jobs: Count = 1  # at once, on the same data
     restart: bool = False  # each epoch in a process of its own, with the cache of the last one
     cold: bool = False  # page caches are emptied before each epoch but the first
-    step_s: float = 0.0  # of an accelerator, a batch: 0 means that nobody counts accelerators
-    utilisation: float = 0.0  # that an accelerator must reach
+    step_s: Amount = 0.0  # of an accelerator, a batch: 0 means that nobody counts accelerators
+    utilisation: Share = 0.0  # that an accelerator must reach
     accelerator: str = ""
-    deadline_s: float = 240.0  # of an epoch; an arm that takes longer is a row without figures
+    deadline_s: Positive = 240.0  # of an epoch; an arm that takes longer is a row without figures
     quick: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -82,7 +91,13 @@ def _made(name: str, keys: dict[str, Any]) -> Workload:
         )
     if missing := sorted({"about", "files", "size"} - keys.keys()):
         raise ValueError(f"workload {name} lacks {', '.join(missing)}")
-    if keys.get("store", "shaped") not in ("shaped", "seaweed"):
-        raise ValueError(f"workload {name}: store is shaped or seaweed, not {keys['store']}")
-    tuples = {key: tuple(keys[key]) for key in ("contestants", "cache_ratios") if key in keys}
-    return Workload(name, **{**keys, **tuples})
+    try:
+        made = msgspec.convert({"name": name, **keys}, Workload)
+        quick = msgspec.convert({"name": name, **keys, **made.quick}, Workload)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"workload {name}: {str(error).replace('$.', '')}") from None
+    if wrong := {made.store, quick.store} - {"shaped", "seaweed"}:
+        raise ValueError(f"workload {name}: store is shaped or seaweed, not {wrong.pop()}")
+    if strangers := sorted({*made.contestants, *quick.contestants} - {"all", *CONTESTANTS}):
+        raise ValueError(f"workload {name}: no contestant {', '.join(strangers)}; `bench list` names them")
+    return made

@@ -19,9 +19,9 @@ NO_LIMIT = "not given: no limit"
 def plan(
     url: Annotated[str, typer.Argument(metavar="URL", help="What the job reads: all that lies below.")],
     cache_size: Sizes = None,
-    batch: Annotated[int, typer.Option(help="Samples a batch.")] = 64,
-    workers: Annotated[int, typer.Option(help="Workers of each accelerator's DataLoader.")] = 2,
-    epochs: Annotated[int, typer.Option(help="Epochs of the job.")] = 3,
+    batch: Annotated[int, typer.Option(min=1, help="Samples a batch.")] = 64,
+    workers: Annotated[int, typer.Option(min=1, help="Workers of each accelerator's DataLoader.")] = 2,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the job.")] = 3,
     order: Annotated[
         str,
         typer.Option(
@@ -30,7 +30,8 @@ def plan(
         ),
     ] = "shuffled",
     sample_ms: Annotated[
-        float | None, typer.Option(help="What a worker takes to decode and collate a sample that is there.")
+        float | None,
+        typer.Option(min=0, help="What a worker takes to decode and collate a sample that is there."),
     ] = None,
     step_seconds: Annotated[
         float | None, typer.Option(help="What an accelerator computes on a batch.")
@@ -38,8 +39,10 @@ def plan(
     samples_per_second: Annotated[
         float | None, typer.Option(help="The same, as samples a second of one accelerator.")
     ] = None,
-    accelerators: Annotated[int, typer.Option(help="Accelerators of a node.")] = 8,
-    cores: Annotated[int | None, typer.Option(help="Cores of a node; default: of this machine.")] = None,
+    accelerators: Annotated[int, typer.Option(min=1, help="Accelerators of a node.")] = 8,
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="Cores of a node; default: of this machine.")
+    ] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Nodes of the job.")] = 1,
     disk_rate: Annotated[
         str | None, typer.Option(metavar=_SIZE, help="Bytes a second that the cache's disks read.")
@@ -48,11 +51,12 @@ def plan(
         bool,
         typer.Option(
             "--measure",
-            help="Measure store, engine and disk: up to 5,000 GETs and 1 GB; twice, if the cache holds less.",
+            help="Measure store, engine and disk, with 100 to 5,000 GETs and up to 1 GB; twice, if the cache "
+            "holds less.",
         ),
     ] = False,
     store_delay_ms: Annotated[
-        float | None, typer.Option(help="From a request to its first byte; instead of --measure.")
+        float | None, typer.Option(min=0, help="From a request to its first byte; instead of --measure.")
     ] = None,
     store_rate: Annotated[
         str | None, typer.Option(metavar=_SIZE, help="Bytes a second that the store has for all nodes.")
@@ -60,8 +64,8 @@ def plan(
     store_requests_per_s: Annotated[
         float | None, typer.Option(help="Requests a second that the store takes of all nodes.")
     ] = None,
-    price_per_1000_gets: Annotated[float, typer.Option(help="In any currency.")] = 0.0,
-    price_per_gb: Annotated[float, typer.Option(help="Of 10^9 bytes from the store.")] = 0.0,
+    price_per_1000_gets: Annotated[float, typer.Option(min=0, help="In any currency.")] = 0.0,
+    price_per_gb: Annotated[float, typer.Option(min=0, help="Of 10^9 bytes from the store.")] = 0.0,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the efficiencies to this chart.")
     ] = None,
@@ -82,6 +86,7 @@ def plan(
     if measure == (store_delay_ms is not None):
         raise ConfigError("what does the store do? Say either --measure, or --store-delay-ms, such as 20")
     step = _step(step_seconds, samples_per_second, batch)
+    _check_above_0("--store-requests-per-s", store_requests_per_s)
     if plot is not None:
         _check_plot(plot, step)
     room = planning.cache_bytes(arguments)
@@ -143,13 +148,18 @@ def plan(
 
 
 def _step(step_seconds: float | None, samples_per_second: float | None, batch: int) -> float | None:
+    _check_above_0("--step-seconds", step_seconds)
+    _check_above_0("--samples-per-second", samples_per_second)
     if samples_per_second is None:
         return step_seconds
     if step_seconds is not None:
         raise ConfigError("--step-seconds and --samples-per-second say the same; give one of them")
-    if not samples_per_second > 0:
-        raise ConfigError(f"--samples-per-second is {samples_per_second}; it has to be above 0")
     return batch / samples_per_second
+
+
+def _check_above_0(option: str, value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise ConfigError(f"{option} is {value}; it has to be above 0")
 
 
 def _check_plot(path: Path, step: float | None) -> None:

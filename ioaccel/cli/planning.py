@@ -135,20 +135,21 @@ def engine_of(facts: Facts, found: Measured | None, block: float, *, passing: bo
 
     ``passing``: some of them will pass by a full cache.
     """
+    measured = f"measured with {found.blocks} blocks only: rough" if found and found.rough else MEASURED
     usual = "README, Figures: 2 cores; --measure tells of this machine"
     fetches = min(FETCHES_PER_S, FETCHED_BYTES_PER_S / block)
     cpu = FETCH_CPU_S + FETCH_CPU_S_PER_BYTE * block
     return {
         "fetches_per_s": facts.sure(
-            "engine", "requests/s", (found.fetches_per_s if found else None, MEASURED), (fetches, usual)
+            "engine", "requests/s", (found.fetches_per_s if found else None, measured), (fetches, usual)
         ),
         "fetch_cpu_s": facts.sure(
-            "CPU of a fetch", "s", (found.fetch_cpu_s if found else None, MEASURED), (cpu, usual)
+            "CPU of a fetch", "s", (found.fetch_cpu_s if found else None, measured), (cpu, usual)
         ),
         "passing_per_s": facts.sure(
             "engine, full cache",
             "requests/s",
-            (found.passing_per_s if found else None, MEASURED),
+            (found.passing_per_s if found else None, measured),
             (PASSING_SHARE * fetches, usual),
         )
         if passing

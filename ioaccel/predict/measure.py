@@ -49,6 +49,11 @@ class Measured:
     passing_cpu_s: float | None
     copy_rate: float
 
+    @property
+    def rough(self) -> bool:
+        """Whether there was too little to fetch for the governor to find the store's limit."""
+        return self.blocks < MOST_BLOCKS and self.bytes < 0.9 * MOST_BYTES
+
 
 def chosen(sizes: Sequence[int]) -> list[tuple[int, int, int]]:
     """Blocks to fetch, as (object, offset, length): evenly from all, so that their mean size is that of all.
@@ -59,7 +64,8 @@ def chosen(sizes: Sequence[int]) -> list[tuple[int, int, int]]:
     blocks = ends[-1] if ends else 0
     if blocks < FEWEST_BLOCKS:
         raise ConfigError(
-            f"{blocks} objects are too few to measure with; say what the store does with --store-delay-ms"
+            f"{blocks} blocks (objects, or 4 MiB of larger ones) are too few to measure with, which takes "
+            f"{FEWEST_BLOCKS}; say what the store does with --store-delay-ms"
         )
     count = min(blocks, MOST_BLOCKS, max(FEWEST_BLOCKS, int(MOST_BYTES * blocks / max(1, sum(sizes)))))
     found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +24,10 @@ def check(path: Path) -> None:
     """ConfigError unless a chart can be written to ``path``."""
     if path.suffix not in FORMATS:
         raise ConfigError(f"{path}: write a chart to a file that ends with {', '.join(FORMATS)}")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise ConfigError(
+            f"{path}: there is no directory {path.absolute().parent} to write in; make it first"
+        )
     if find_spec("matplotlib") is None:
         raise ConfigError("a chart needs matplotlib, which is not installed: pip install 'ioaccel[demo]'")
 

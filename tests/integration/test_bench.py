@@ -230,6 +230,26 @@ def test_the_report_is_written_from_records(records: list[Record], tmp_path: Pat
     assert "    python -m bench run WORKLOAD" in told
 
 
+def test_a_report_of_other_records_leaves_ours_alone(records: list[Record], tmp_path: Path) -> None:
+    results, elsewhere = tmp_path / "results", tmp_path / "elsewhere"
+    for place in (results, elsewhere):
+        place.mkdir()
+    readme, file = tmp_path / "README.md", elsewhere / "some.json"
+    readme.write_text("")
+    file.write_text(json.dumps([{**record, "command": "x"} for record in records]))
+    assert report.write([file], results, readme) == elsewhere / "report.md"
+    assert (elsewhere / "tiny.png").exists()
+    assert not list(results.iterdir())
+    assert readme.read_text() == ""
+
+
+def test_temporary_files_of_contestants_are_removed() -> None:
+    with job.watched() as processes:
+        place = Path(processes.environment["TMPDIR"])
+        (place / "left").mkdir()
+    assert not place.exists()
+
+
 def test_a_cache_beyond_its_limit_is_named(records: list[Record], tmp_path: Path) -> None:
     """More by a tenth, in any epoch, whoever it is."""
     mib = 1 << 20
@@ -301,7 +321,12 @@ def test_every_workload_can_be_read_and_its_contestants_exist() -> None:
     [
         ('about = "x"\nfiles = 1\n', "lacks size"),
         ('about = "x"\nfiles = 1\nsize = 1\nfoo = 1\n', "unknown keys foo"),
-        ('about = "x"\nfiles = 1\nsize = 1\nstore = "ftp"\n', "shaped or seaweed"),
+        ('about = "x"\nfiles = 1\nsize = 1\nstore = "ftp"\n', "shaped or seaweed, not ftp"),
+        ('about = "x"\nfiles = -5\nsize = 1\n', ">= 1 - at `files`"),
+        ('about = "x"\nfiles = 1\nsize = 1\nbatch = "64"\n', "got `str` - at `batch`"),
+        ('about = "x"\nfiles = 1\nsize = 1\ncache_ratios = [0]\n', "> 0.0 - at `cache_ratios"),
+        ('about = "x"\nfiles = 1\nsize = 1\n[quick]\nworkers = 0\n', ">= 1 - at `workers`"),
+        ('about = "x"\nfiles = 1\nsize = 1\ncontestants = ["rsync"]\n', "no contestant rsync"),
         ("about = \n", "Invalid value"),
     ],
 )
