@@ -13,7 +13,7 @@ def main() -> int | str:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    shared.add_argument("--json", type=_file, metavar="FILE", help="write the figures there")
     shared.add_argument("--dir", type=_directory, help="where to work (default: the temporary directory)")
     verbs.add_parser("list", help="the workloads and the contestants")
     run = verbs.add_parser("run", parents=[shared], help="contestants side by side, and their records")
@@ -36,6 +36,12 @@ def _directory(name: str) -> Path:
     """An argument that has to be a directory where files can be made."""
     if not os.path.isdir(name) or not os.access(name, os.W_OK):
         raise argparse.ArgumentTypeError(f"{name} is no directory to write in; make it first")
+    return Path(name)
+
+
+def _file(name: str) -> Path:
+    """An argument that has to be a file in a directory where files can be made."""
+    _directory(str(Path(name).absolute().parent))
     return Path(name)
 
 

@@ -63,12 +63,18 @@ def _read(files: Iterable[Path]) -> list[Record]:
     records: list[Record] = []
     for file in files:
         found = json.loads(file.read_text())
-        if not isinstance(found, list) or not all("workload" in each for each in found):
+        if not isinstance(found, list) or not all(
+            isinstance(each, dict) and "workload" in each for each in found
+        ):
             raise ValueError(f"{file} holds no records; `python -m bench run --json FILE` writes some")
         records += found
     if not records:
         raise ValueError("there are no records")
     return records
+
+
+def _is_record(found: object) -> bool:
+    return isinstance(found, dict) and "workload" in found
 
 
 def _title(records: Sequence[Record], quick: bool) -> str:

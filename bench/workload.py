@@ -41,8 +41,10 @@ class Workload:
     delay_ms: Amount = 20.0
     rate: Count = 80_000_000  # bytes a second of a connection
     throttled: Share = 0.0  # share of requests that get 503
-    contestants: tuple[str, ...] = ("all",)
-    cache_ratios: tuple[Positive, ...] = (ALL,)  # size of the cache, of the data set's; an arm for each
+    contestants: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("all",)
+    cache_ratios: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)] = (
+        ALL,
+    )  # size of the cache, of the data set's; an arm for each
     jobs: Count = 1  # at once, on the same data
     restart: bool = False  # each epoch in a process of its own, with the cache of the last one
     cold: bool = False  # page caches are emptied before each epoch but the first
@@ -85,19 +87,24 @@ def _keys(workload: Workload) -> dict[str, Any]:
 
 def _made(name: str, keys: dict[str, Any]) -> Workload:
     known = {each.name for each in fields(Workload)} - {"name"}
-    if unknown := sorted({*keys, *keys.get("quick", {})} - known):
+    quickly = keys.get("quick", {})
+    if unknown := sorted({*keys, *(quickly if isinstance(quickly, dict) else ())} - known):
         raise ValueError(
             f"workload {name}: unknown keys {', '.join(unknown)}; known: {', '.join(sorted(known))}"
         )
     if missing := sorted({"about", "files", "size"} - keys.keys()):
         raise ValueError(f"workload {name} lacks {', '.join(missing)}")
-    try:
-        made = msgspec.convert({"name": name, **keys}, Workload)
-        quick = msgspec.convert({"name": name, **keys, **made.quick}, Workload)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"workload {name}: {str(error).replace('$.', '')}") from None
+    made = _converted(name, keys)
+    quick = _converted(f"{name}, [quick]", {**keys, **made.quick})
     if wrong := {made.store, quick.store} - {"shaped", "seaweed"}:
         raise ValueError(f"workload {name}: store is shaped or seaweed, not {wrong.pop()}")
     if strangers := sorted({*made.contestants, *quick.contestants} - {"all", *CONTESTANTS}):
         raise ValueError(f"workload {name}: no contestant {', '.join(strangers)}; `bench list` names them")
     return made
+
+
+def _converted(name: str, keys: dict[str, Any]) -> Workload:
+    try:
+        return msgspec.convert({**keys, "name": name}, Workload)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"workload {name}: {str(error).replace('$.', '')}") from None

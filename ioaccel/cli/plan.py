@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -81,12 +83,29 @@ def plan(
     """
     from ioaccel.cli import planned, planning
     from ioaccel.predict import Node, Store, Workload, efficiency, predict, predict_direct
+    from ioaccel.predict.inputs import ORDERS
 
     arguments = CacheArguments(cache_dir, cache_size, option, config)
     if measure == (store_delay_ms is not None):
         raise ConfigError("what does the store do? Say either --measure, or --store-delay-ms, such as 20")
+    # Before anything takes time: what is said is checked.
+    if order not in ORDERS:
+        raise ConfigError(f"--order is one of {', '.join(ORDERS)}, not {order!r}")
+    zero_or_more = {
+        "--sample-ms": sample_ms,
+        "--store-delay-ms": store_delay_ms,
+        "--price-per-1000-gets": price_per_1000_gets,
+        "--price-per-gb": price_per_gb,
+    }
+    _check(zero_or_more, lambda value: value >= 0, "0 or more")
+    above_zero = {
+        "--step-seconds": step_seconds,
+        "--samples-per-second": samples_per_second,
+        "--store-requests-per-s": store_requests_per_s,
+    }
+    _check(above_zero, lambda value: value > 0, "above 0")
     step = _step(step_seconds, samples_per_second, batch)
-    _check_above_0("--store-requests-per-s", store_requests_per_s)
+    store_bytes, disk_bytes = _rate("--store-rate", store_rate), _rate("--disk-rate", disk_rate)
     if plot is not None:
         _check_plot(plot, step)
     room = planning.cache_bytes(arguments)
@@ -94,7 +113,6 @@ def plan(
     with planning.scratch_cache(here, planning.SPARE_BYTES) as (cache, _):
         urls, sizes = planning.listed(cache, url)
     facts = planning.Facts()
-    # Before anything takes time: what is said is checked.
     sample = facts.sure(
         "worker, a sample",
         "s",
@@ -116,7 +134,7 @@ def plan(
             (delay / 1e3, planning.GIVEN),
         ),
         None,
-        facts.add("store, bytes", "B/s", (_rate(store_rate), planning.GIVEN), last=NO_LIMIT),
+        facts.add("store, bytes", "B/s", (store_bytes, planning.GIVEN), last=NO_LIMIT),
         facts.add("store, requests", "requests/s", (store_requests_per_s, planning.GIVEN), last=NO_LIMIT),
         price_per_1000_gets,
         price_per_gb,
@@ -129,7 +147,7 @@ def plan(
         disk_rate=facts.add(
             "disk",
             "B/s",
-            (_rate(disk_rate), planning.GIVEN),
+            (disk_bytes, planning.GIVEN),
             (speeds.cold_read if speeds else None, planning.MEASURED),
             last="not known: no limit",
         ),
@@ -148,8 +166,6 @@ def plan(
 
 
 def _step(step_seconds: float | None, samples_per_second: float | None, batch: int) -> float | None:
-    _check_above_0("--step-seconds", step_seconds)
-    _check_above_0("--samples-per-second", samples_per_second)
     if samples_per_second is None:
         return step_seconds
     if step_seconds is not None:
@@ -157,9 +173,10 @@ def _step(step_seconds: float | None, samples_per_second: float | None, batch: i
     return batch / samples_per_second
 
 
-def _check_above_0(option: str, value: float | None) -> None:
-    if value is not None and not value > 0:
-        raise ConfigError(f"{option} is {value}; it has to be above 0")
+def _check(values: dict[str, float | None], right: Callable[[float], bool], what: str) -> None:
+    for option, value in values.items():
+        if value is not None and not (math.isfinite(value) and right(value)):
+            raise ConfigError(f"{option} is {value:g}; it has to be a number {what}")
 
 
 def _check_plot(path: Path, step: float | None) -> None:
@@ -170,7 +187,7 @@ def _check_plot(path: Path, step: float | None) -> None:
     check(path)
 
 
-def _rate(text: str | None) -> float | None:
+def _rate(option: str, text: str | None) -> float | None:
     from ioaccel.config import parse_size
 
     if text is None:
@@ -180,7 +197,7 @@ def _rate(text: str | None) -> float | None:
     except ConfigError:
         rate = 0.5
     if isinstance(rate, float):
-        raise ConfigError(f"{text!r} is no rate: write bytes a second, such as 800MB")
+        raise ConfigError(f"{option} {text}: write bytes a second, such as 800MB")
     return float(rate)
 
 

@@ -167,13 +167,20 @@ class Reader(Session):
         info = self.direct.stat(request.extents()[0][0], self.timeout)
         return info.size, version_hash(info.version)
 
+    def read_versions(self, extents: Iterable[Any]) -> tuple[Batch, list[int]]:
+        """The bytes of all extents, and the hash of the version of each; 0 if it was read directly."""
+        request = self._request(extents)
+        batch, others = self._read_answer(request, None, _reused)
+        versions = [0 if i in others else request.version(i) for i in range(len(request))]
+        return (self._complete(batch, request, others, None, versions) if others else batch), versions
+
     def _read_batch(self, request: Request, most: int | None = None, allocate: Allocate = _reused) -> Batch:
         """Reads all of a request, in as many answers of the engine as it takes.
 
         If the engine finds an object that is longer than ``most``, TooLong is raised.
         """
         batch, others = self._read_answer(request, most, allocate)
-        return self._complete(batch, request, others) if others else batch
+        return self._complete(batch, request, others, most) if others else batch
 
     def _read_answer(self, request: Request, most: int | None, allocate: Allocate) -> tuple[Batch, _Others]:
         """Looks up, asks for what is missing, copies; and again, if it was evicted in between.
@@ -241,41 +248,49 @@ class Reader(Session):
                 request.skip(i)
         return others
 
-    def _complete(self, batch: Batch, request: Request, others: _Others) -> Batch:
-        """Reads what the engine would not give in one answer, and puts all together."""
+    def _complete(
+        self,
+        batch: Batch,
+        request: Request,
+        others: _Others,
+        most: int | None,
+        versions: list[int] | None = None,
+    ) -> Batch:
+        """Reads what the engine would not give in one answer, and puts all together; notes ``versions``."""
         parts: list[Any] = list(batch)
-        places = list(range(len(parts)))  # of the request's extents among all parts
+        extents, pinned = request.extents(), request.pinned
+        versions = [0] * len(parts) if versions is None else versions
         while others:
-            extents = request.extents()
             uncached = [i for i, answer in others.items() if isinstance(answer, wire.Uncached)]
             if uncached:
-                data = self.direct.read_all([extents[i] for i in uncached], self.timeout, request.pinned)
+                data = self.direct.read_all([extents[i] for i in uncached], self.timeout, pinned)
                 for i, part in zip(uncached, data, strict=True):
-                    parts[places[i]] = part
+                    parts[i] = part
             deferred = {i: answer for i, answer in others.items() if isinstance(answer, wire.Deferred)}
             rest = []
             for i, answer in deferred.items():
                 length = _known_length(extents[i], answer)
-                if length is not None and (len(deferred) == 1 or length > _PIECE):
-                    parts[places[i]] = self._read_large(extents[i], length, request.pinned)
+                if most is None and length is not None and (len(deferred) == 1 or length > _PIECE):
+                    parts[i], versions[i] = self._read_large(extents[i], length, pinned)
                 else:
                     rest.append(i)
             if not rest:
                 break
-            places = [places[i] for i in rest]
-            request = Request([extents[i] for i in rest], self._ring, self.canonical, request.pinned)
-            batch, others = self._read_answer(request, None, _reused)
-            for i, place in enumerate(places):
-                if i not in others:
-                    parts[place] = batch[i]
+            request = Request([extents[i] for i in rest], self._ring, self.canonical, pinned)
+            batch, missing = self._read_answer(request, most, _reused)
+            for n, i in enumerate(rest):
+                if n not in missing:
+                    parts[i], versions[i] = batch[n], request.version(n)
+            others = {rest[n]: answer for n, answer in missing.items()}
         return _join(parts)
 
-    def _read_large(self, extent: wire.Extent, length: int, version: int) -> memoryview:
-        """One extent in pieces, two at a time, each of which an answer can hold, and all of one version."""
+    def _read_large(self, extent: wire.Extent, length: int, version: int) -> tuple[memoryview, int]:
+        """One extent in pieces, two at a time, each of which an answer can hold, and all of one version; also
+        which that is, or 0."""
         url, offset, _ = extent
         first, version = self.read_version((url, offset, min(_PIECE, length)), version)
         if version == 0:  # the engine is gone
-            return memoryview(self.direct.read_all([extent], self.timeout)[0])
+            return memoryview(self.direct.read_all([extent], self.timeout)[0]), 0
         whole = memoryview(Buffer(length))
         whole[: len(first)] = first
 
@@ -285,7 +300,7 @@ class Reader(Session):
 
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(read_piece, range(len(first), length, _PIECE)))
-        return whole
+        return whole, version
 
     def _read_directly(self, request: Request) -> Batch:
         """Without the cache: slower, and right."""

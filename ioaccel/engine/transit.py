@@ -70,7 +70,7 @@ class Transit:
 
     def holds(self, location: bytes) -> bool:
         """Whether a block is in transit, and has not been overwritten yet."""
-        if int.from_bytes(location[0:2], "little") != self._shard:
+        if not location or int.from_bytes(location[0:2], "little") != self._shard:
             return False
         number = int.from_bytes(location[4:8], "little")
         return self._generations[number] == int.from_bytes(location[8:12], "little")

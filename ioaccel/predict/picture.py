@@ -24,10 +24,9 @@ def check(path: Path) -> None:
     """ConfigError unless a chart can be written to ``path``."""
     if path.suffix not in FORMATS:
         raise ConfigError(f"{path}: write a chart to a file that ends with {', '.join(FORMATS)}")
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise ConfigError(
-            f"{path}: there is no directory {path.absolute().parent} to write in; make it first"
-        )
+    place = path.absolute().parent
+    if path.is_dir() or not place.is_dir() or not os.access(place, os.W_OK):
+        raise ConfigError(f"{path} cannot be written: {place} has to be a directory that you may write to")
     if find_spec("matplotlib") is None:
         raise ConfigError("a chart needs matplotlib, which is not installed: pip install 'ioaccel[demo]'")
 

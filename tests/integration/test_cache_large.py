@@ -9,7 +9,9 @@ import pytest
 from support import DataSet
 
 import ioaccel
-from ioaccel import Cache
+from ioaccel import Cache, ObjectChangedError
+from ioaccel.client.pinned import read_bytes
+from ioaccel.client.reader import TooLong
 from ioaccel.testing.seaweed import SeaweedS3
 
 MIB = 1 << 20
@@ -69,6 +71,25 @@ def test_a_batch_of_objects_of_several_blocks_is_fetched_once(
             in_cache = status["cached_bytes"] if epoch else 0
             assert status["store_bytes"] - before == 360 * MB - in_cache
             before = status["store_bytes"]
+
+
+def test_versions_are_known_of_what_comes_in_several_answers(full: Cache, data: DataSet) -> None:
+    reader, urls = full._reader, data.urls[1:]
+    before = full.status()["store_bytes"]
+    batch, versions = reader.read_versions(urls)
+    assert [bytes(part) for part in batch] == [data.data(url) for url in urls]
+    assert all(versions)
+    assert read_bytes(reader, [(url, 0, None) for url in urls], versions) == list(map(bytes, batch))
+    assert full.status()["store_bytes"] - before == 2 * 24 * 4 * MIB
+    with pytest.raises(ObjectChangedError):
+        read_bytes(reader, [(url, 0, None) for url in urls], [*versions[:-1], versions[-1] ^ 1])
+
+
+def test_what_is_too_long_is_found_in_a_later_answer_too(full: Cache, data: DataSet) -> None:
+    urls = [*data.urls[1:], data.urls[0]]
+    with pytest.raises(TooLong):
+        full._reader.read_all_small(urls, 4 * MIB)
+    assert full.status()["passed_bytes"] < 200 * MB
 
 
 def test_a_batch_of_large_and_small_that_passes_through(full: Cache, data: DataSet) -> None:

@@ -100,11 +100,14 @@ def test_for_people(cli: Cli, data: DataSet, tmp_path: Path) -> None:
         ((*GIVEN, "--order", "random"), "order is one of shuffled"),
         ((*GIVEN, "--step-seconds", 0), "--step-seconds is 0"),
         ((*GIVEN, "--step-seconds", 1, "--samples-per-second", 1), "give one of them"),
-        ((*GIVEN, "--samples-per-second", 0), "has to be above 0"),
-        ((*GIVEN, "--store-rate", "fast"), "'fast' is no rate"),
+        ((*GIVEN, "--samples-per-second", 0), "has to be a number above 0"),
+        ((*GIVEN, "--store-rate", "fast"), "--store-rate fast"),
+        (("--cache-size", "1GB", "--measure", "--disk-rate", "fast"), "--disk-rate fast"),
+        ((*GIVEN, "--price-per-gb", "inf"), "--price-per-gb is inf"),
+        ((*GIVEN, "--samples-per-second", "nan"), "--samples-per-second is nan"),
         ((*GIVEN, "--plot", "x.png"), "say --step-seconds"),
         ((*GIVEN, "--plot", "x.txt", "--step-seconds", 1), "ends with .png"),
-        ((*GIVEN, "--plot", "nowhere/x.png", "--step-seconds", 1), "nowhere to write in"),
+        ((*GIVEN, "--plot", "nowhere/x.png", "--step-seconds", 1), "nowhere has to be a directory"),
     ],
 )
 def test_what_makes_no_sense(cli: Cli, data: DataSet, arguments: tuple[Any, ...], said: str) -> None:
