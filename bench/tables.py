@@ -165,7 +165,10 @@ def rivals(records: Sequence[Record], epoch: int) -> tuple[list[Record], dict[st
 def times(ours: Record, peer: Record) -> str:
     """How many times as fast ours is."""
     ratio = ours["samples_per_s"] / peer["samples_per_s"]
-    return f"{ratio:.2g}" if ratio < 100 else f"{ratio:,.0f}"
+    if ratio >= 100:
+        return f"{ratio:,.0f}"
+    digits = 3 if f"{ratio:.2g}" == "1" else 2  # which side of it
+    return f"{ratio:.{digits}g}"
 
 
 def _against(where: str, epoch: int, what: str, ours: Record, peer: Record) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from bench import report, scale
 from bench.contestants import CONTESTANTS
-from bench.tables import comparison, overview, short_table, table
+from bench.tables import comparison, overview, short_table, table, times
 
 
 def record(contestant: str, epoch: int, rate: float) -> dict[str, Any]:
@@ -211,3 +211,10 @@ def test_a_node_is_extrapolated_to_a_thousand(tmp_path: Path, capsys: pytest.Cap
     paths = scale.show(found, tmp_path)
     assert [path.stat().st_size > 10_000 for path in paths] == [True, True]
     assert "1,000         8,000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("ours", "told"), [(99.6, "0.996"), (100.4, "1"), (104.0, "1.04"), (85.1, "0.85"), (25_049.0, "250")]
+)
+def test_a_ratio_says_which_side_of_one_it_is(ours: float, told: str) -> None:
+    assert times(record("ioaccel", 1, ours), record("litdata", 1, 100.0)) == told
