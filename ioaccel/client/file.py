@@ -61,7 +61,7 @@ class ObjectFile(io.RawIOBase):
 
     def _miss(self, view: memoryview) -> None:
         """Fills ``view`` from the store. If the step before it was missing, too, and was not kept, the rest
-        of the block comes along: without it, a block would be fetched for each small step through it."""
+        of the block comes along: without it, the engine would be asked for each small step."""
         start, stop = self._position, self._position + len(view)
         end = stop
         if start == self._missed:

@@ -23,13 +23,12 @@ def read_bytes(
     data = [reader.hit(*extent, version) for extent, version in zip(extents, wanted, strict=True)]
     missing = [i for i, item in enumerate(data) if item is None]
     if missing:
-        request = reader._request([extents[i] for i in missing])
-        for n, (i, item) in enumerate(zip(missing, reader._read_batch(request), strict=True)):
+        batch, found = reader.read_versions([extents[i] for i in missing])
+        for i, item, version in zip(missing, batch, found, strict=True):
             # 0 is any version when asked for, and none that is known when found: what did not come by way
             # of the cache. That is rare, and is asked for by version.
-            found = request.version(n) if wanted[i] else 0
-            if found not in (0, wanted[i]):
+            if wanted[i] and version not in (0, wanted[i]):
                 raise changed(extents[i][0])
-            again = found == 0 and wanted[i] != 0
+            again = wanted[i] and not version
             data[i] = bytes(reader.read_version(extents[i], wanted[i])[0] if again else item)
     return data  # type: ignore[return-value]  # all that was None has been read

@@ -1,7 +1,7 @@
 """Reads extents through the cache: at memory speed what is there, with one message what is not.
 
 Whatever happens to the engine, a read ends with the right bytes, an error of the store, or an error
-that says what to do; see ``_read_batch``.
+that says what to do; see ``_read_answer``.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ _PIECE = 32 << 20
 # Threads that copy one large batch: beyond this, memory bandwidth is used up.
 COPY_THREADS = min(4, os.cpu_count() or 1)
 
+
+# What the engine did not give, by the extent's number in the request.
+_Others = dict[int, "wire.Deferred | wire.Uncached"]
 
 # Memory for a batch of so many bytes.
 Allocate = Callable[[int], "npt.NDArray[np.uint8]"]
@@ -164,33 +167,46 @@ class Reader(Session):
         info = self.direct.stat(request.extents()[0][0], self.timeout)
         return info.size, version_hash(info.version)
 
+    def read_versions(self, extents: Iterable[Any]) -> tuple[Batch, list[int]]:
+        """The bytes of all extents, and the hash of the version of each; 0 if it was read directly."""
+        request = self._request(extents)
+        batch, others = self._read_answer(request, None, _reused)
+        versions = [0 if i in others else request.version(i) for i in range(len(request))]
+        return (self._complete(batch, request, others, None, versions) if others else batch), versions
+
     def _read_batch(self, request: Request, most: int | None = None, allocate: Allocate = _reused) -> Batch:
+        """Reads all of a request, in as many answers of the engine as it takes.
+
+        If the engine finds an object that is longer than ``most``, TooLong is raised.
+        """
+        batch, others = self._read_answer(request, most, allocate)
+        return self._complete(batch, request, others, most) if others else batch
+
+    def _read_answer(self, request: Request, most: int | None, allocate: Allocate) -> tuple[Batch, _Others]:
         """Looks up, asks for what is missing, copies; and again, if it was evicted in between.
 
-        Without an engine, or when that goes on, the source is read directly. If the engine finds an
-        object that is longer than ``most``, TooLong is raised.
+        Without an engine, or when that goes on, the source is read directly. Also returns what the engine
+        did not give, which is empty in the batch.
         """
         unreadable: list[int] = []
         for _ in range(_ROUNDS):
             view = self._current()
             if view is None:
                 break
-            others: dict[int, wire.Deferred | wire.Uncached] | None = {}
+            others: _Others = {}
             if request.lookup(view, self.oldest_ms(), unreadable):
-                others = self._ask_for(request, unreadable, most)
-                if others is None:
+                answer = self._ask_for(request, unreadable, most)
+                if answer is None:
                     continue
+                others = answer
             offsets = np.empty(len(request) + 1, np.int64)
             buffer = allocate(request.offsets(offsets))
             if request.copy(buffer, COPY_THREADS):
-                batch = Batch(buffer, offsets)
-                return self._complete(batch, request, others) if others else batch
+                return Batch(buffer, offsets), others
             unreadable = request.unreadable
-        return self._read_directly(request)
+        return self._read_directly(request), {}
 
-    def _ask_for(
-        self, request: Request, unreadable: list[int], most: int | None = None
-    ) -> dict[int, wire.Deferred | wire.Uncached] | None:
+    def _ask_for(self, request: Request, unreadable: list[int], most: int | None = None) -> _Others | None:
         """Resolves what is missing from the engine's answer. Raises the first error in it.
 
         Returns what has to be read in another way, and leaves it out of the request; None if the
@@ -216,7 +232,7 @@ class Reader(Session):
             self.waited_seconds += time.perf_counter() - begun
         if link is None or self._link is not link or not isinstance(answers, wire.Answers):
             return None  # what another engine says does not fit the view that was looked up
-        others: dict[int, wire.Deferred | wire.Uncached] = {}
+        others: _Others = {}
         for i, answer in zip(missing, answers.results, strict=True):
             if isinstance(answer, wire.Found):
                 if most is not None and answer.object_size > most:
@@ -233,36 +249,48 @@ class Reader(Session):
         return others
 
     def _complete(
-        self, batch: Batch, request: Request, others: dict[int, wire.Deferred | wire.Uncached]
+        self,
+        batch: Batch,
+        request: Request,
+        others: _Others,
+        most: int | None,
+        versions: list[int] | None = None,
     ) -> Batch:
-        """Reads what the engine would not give in one answer, and puts all together."""
-        extents = request.extents()
+        """Reads what the engine would not give in one answer, and puts all together; notes ``versions``."""
         parts: list[Any] = list(batch)
-        uncached = [i for i, answer in others.items() if isinstance(answer, wire.Uncached)]
-        deferred = [i for i, answer in others.items() if isinstance(answer, wire.Deferred)]
-        if uncached:
-            data = self.direct.read_all([extents[i] for i in uncached], self.timeout, request.pinned)
-            for i, part in zip(uncached, data, strict=True):
-                parts[i] = part
-        small = []
-        for i in deferred:
-            length = _known_length(extents[i], others[i])
-            if length is not None and (len(deferred) == 1 or length > _PIECE):
-                parts[i] = self._read_large(extents[i], length, request.pinned)
-            else:
-                small.append(i)
-        if small:
-            rest = Request([extents[i] for i in small], self._ring, self.canonical, request.pinned)
-            for i, item in zip(small, self._read_batch(rest), strict=True):
-                parts[i] = item
+        extents, pinned = request.extents(), request.pinned
+        versions = [0] * len(parts) if versions is None else versions
+        while others:
+            uncached = [i for i, answer in others.items() if isinstance(answer, wire.Uncached)]
+            if uncached:
+                data = self.direct.read_all([extents[i] for i in uncached], self.timeout, pinned)
+                for i, part in zip(uncached, data, strict=True):
+                    parts[i] = part
+            deferred = {i: answer for i, answer in others.items() if isinstance(answer, wire.Deferred)}
+            rest = []
+            for i, answer in deferred.items():
+                length = _known_length(extents[i], answer)
+                if most is None and length is not None and (len(deferred) == 1 or length > _PIECE):
+                    parts[i], versions[i] = self._read_large(extents[i], length, pinned)
+                else:
+                    rest.append(i)
+            if not rest:
+                break
+            request = Request([extents[i] for i in rest], self._ring, self.canonical, pinned)
+            batch, missing = self._read_answer(request, most, _reused)
+            for n, i in enumerate(rest):
+                if n not in missing:
+                    parts[i], versions[i] = batch[n], request.version(n)
+            others = {rest[n]: answer for n, answer in missing.items()}
         return _join(parts)
 
-    def _read_large(self, extent: wire.Extent, length: int, version: int) -> memoryview:
-        """One extent in pieces, two at a time, each of which an answer can hold, and all of one version."""
+    def _read_large(self, extent: wire.Extent, length: int, version: int) -> tuple[memoryview, int]:
+        """One extent in pieces, two at a time, each of which an answer can hold, and all of one version; also
+        which that is, or 0."""
         url, offset, _ = extent
         first, version = self.read_version((url, offset, min(_PIECE, length)), version)
         if version == 0:  # the engine is gone
-            return memoryview(self.direct.read_all([extent], self.timeout)[0])
+            return memoryview(self.direct.read_all([extent], self.timeout)[0]), 0
         whole = memoryview(Buffer(length))
         whole[: len(first)] = first
 
@@ -272,7 +300,7 @@ class Reader(Session):
 
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(read_piece, range(len(first), length, _PIECE)))
-        return whole
+        return whole, version
 
     def _read_directly(self, request: Request) -> Batch:
         """Without the cache: slower, and right."""

@@ -22,3 +22,8 @@ def block_of(base: bytes, number: int) -> bytes:
         return base
     high = (int.from_bytes(base[8:], "little") + number) & (2**64 - 1)
     return base[:8] + high.to_bytes(8, "little")
+
+
+def length_at(location: bytes) -> int:
+    """The bytes of the block that stands there (csrc/ia_layout.h)."""
+    return int.from_bytes(location[16:20], "little")

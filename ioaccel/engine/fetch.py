@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ioaccel._core._engine import BLOCK_SIZE, Index, verify_block
-from ioaccel.engine.block import Block, block_of
+from ioaccel.engine.block import Block, block_of, length_at
 from ioaccel.engine.flights import Flight, Flights, Latch
 from ioaccel.engine.incoming import Blocks, Landed
 from ioaccel.engine.item import Item, Terms
@@ -32,6 +32,19 @@ _ROUNDS = 4
 
 # What an object of unknown size is taken to weigh until the first ones have been seen.
 _FIRST_GUESS = 1 << 20
+
+
+class _Weights:
+    """Different blocks, and their bytes together."""
+
+    def __init__(self) -> None:
+        self.blocks: set[bytes] = set()
+        self.total = 0
+
+    def add(self, key: bytes, length: int) -> None:
+        if key not in self.blocks:
+            self.blocks.add(key)
+            self.total += length
 
 
 class Fetcher:
@@ -107,50 +120,74 @@ class Fetcher:
     def _locate(self, items: list[Item], terms: Terms) -> None:
         """Finds or fetches every block that the items still lack.
 
-        While blocks pass through, they are fetched in waves of what an answer can hold in transit,
-        and what is beyond that is deferred.
+        What a reader lacks leaves in waves. What is beyond what an answer may hold in transit is deferred.
         """
         for item in items:
             if item.known is not None and item.known.size == 0 and not item.blocks:
                 self._keep_empty(item, terms.session)
         todo = [item for item in items if not item.settled()]
-        passed = 0
+        passed = _Weights()  # blocks of this answer that are in transit
         while todo:
-            lacking: list[tuple[Item, int]] = []
-            rest: list[Item] = []
-            weight = 0
-            for item in todo:
-                if weight >= ANSWER_BYTES and self._space.passing and not terms.keep:
-                    rest.append(item)
-                    continue
-                numbers = self._lacking(item, terms)
-                if len(numbers) * BLOCK_SIZE > ANSWER_BYTES:
-                    item.deferred = True  # the client asks for it piece by piece
-                elif numbers and self._in_vain(terms, self._likely(item, numbers[0])):
-                    item.refused, item.stored = True, False
-                else:
-                    lacking += [(item, number) for number in numbers]
-                    weight += sum([self._guess(item, number) for number in numbers])
+            lacking, rest = self._wave(todo, passed, terms)
             latch = Latch()
             wave = self._fly(lacking, terms, latch)
             latch.wait_until(terms.deadline)
             # An object that was met by its first block now shows which others it has.
             new = {id(item): item for item, _, _ in wave if item.known is None}
             for item, number, flight in wave:
-                passed += self._land(item, number, flight, terms)
-            rest += [item for item in new.values() if item.known is not None and not item.settled()]
-            if passed >= ANSWER_BYTES:
+                if length := self._land(item, number, flight, terms):
+                    passed.add(item.block(number), length)
+            # They go first: what has come of them already waits in transit.
+            rest = [item for item in new.values() if item.known is not None and not item.settled()] + rest
+            if passed.total >= ANSWER_BYTES or not lacking:
                 for item in rest:
-                    item.deferred = True
+                    self._defer(item, terms)
                 return
             todo = rest
+
+    def _wave(
+        self, todo: list[Item], passed: _Weights, terms: Terms
+    ) -> tuple[list[tuple[Item, int]], list[Item]]:
+        """Blocks to fetch together, and the items that come after them; no blocks if the answer is full."""
+        lacking: list[tuple[Item, int]] = []
+        coming = _Weights()
+        room: int | None = None
+        for position, item in enumerate(todo):
+            first = not passed.total and not lacking
+            numbers = self._lacking(item, passed, terms)
+            transit = [number for number in item.blocks if item.block(number) in passed.blocks]
+            if (len(numbers) + len(transit)) * BLOCK_SIZE > ANSWER_BYTES:
+                self._defer(item, terms)  # the client asks for it piece by piece
+                continue
+            if numbers and self._in_vain(terms, self._likely(item, numbers[0])):
+                item.refused, item.stored = True, False
+                continue
+            for number in numbers:
+                coming.add(item.block(number), self._guess(item, number))
+            weight = passed.total + coming.total
+            if weight > ANSWER_BYTES and not first and not terms.keep:
+                room = max(ANSWER_BYTES, self._space.room()) if room is None else room
+                if weight > room:
+                    return lacking, todo[position:]
+            lacking += [(item, number) for number in numbers]
+        return lacking, []
+
+    def _defer(self, item: Item, terms: Terms) -> None:
+        """Leaves an item to another answer; what has passed by the cache for it waits for that."""
+        item.deferred = True
+        if item.known is None or terms.keep:
+            return
+        for number, location in item.blocks.items():
+            held = location, item.known.version_hash
+            self._passing.hold(terms.session.name, item.block(number), held)
 
     def _in_vain(self, terms: Terms, length: int) -> bool:
         """Whether a prefetch would find no room for a block."""
         return terms.keep and terms.ahead is None and self._space.hopeless(length)
 
-    def _lacking(self, item: Item, terms: Terms) -> list[int]:
-        """The blocks of an item that have to be fetched; those that are there are noted."""
+    def _lacking(self, item: Item, passed: _Weights, terms: Terms) -> list[int]:
+        """The blocks of an item that have to be fetched; those that are there are noted, and those that
+        were in transit added to what has ``passed``."""
         if item.known is None:
             return [item.offset // BLOCK_SIZE]
         try:
@@ -163,9 +200,8 @@ class Fetcher:
             if number not in item.blocks:
                 terms.session.asked(item.target.url)
                 location = self._cached(item, number)
-                if location is None and not terms.keep:
-                    key = block_of(item.target.base, number)
-                    location = self._passing.take(terms.session.name, key, item.known.version_hash)
+                if location is None and not terms.keep and item.known.version is not None:
+                    location = self._take(item, number, passed, terms)
                 if location is None:
                     lacking.append(number)
                 else:
@@ -175,6 +211,17 @@ class Fetcher:
             item.restart()
             return []
         return lacking
+
+    def _take(self, item: Item, number: int, passed: _Weights, terms: Terms) -> bytes | None:
+        """A block that was fetched already and is in transit."""
+        assert item.known is not None
+        key = item.block(number)
+        location = self._passing.take(
+            terms.session.name, key, item.known.version_hash, whole=item.covers(number)
+        )
+        if location is not None:
+            passed.add(key, length_at(location))
+        return location
 
     def _keep_empty(self, item: Item, session: Session) -> None:
         """Has the index know an object of which there is nothing to fetch: reading it again asks nobody."""
@@ -187,7 +234,7 @@ class Fetcher:
     def _cached(self, item: Item, number: int) -> bytes | None:
         """The location of a block that is in the cache, sound and of the right version."""
         assert item.known is not None
-        key = block_of(item.target.base, number)
+        key = item.block(number)
         entry = self._index.get(key)
         if entry is None:
             return None
@@ -236,7 +283,7 @@ class Fetcher:
                 list(work.items()), latch, governor=governor, urgent=terms.urgent
             )
             flights.update(zip(work, started, strict=True))
-        return [(item, number, flights[block_of(item.target.base, number)]) for item, number in lacking]
+        return [(item, number, flights[item.block(number)]) for item, number in lacking]
 
     def _land(self, item: Item, number: int, flight: Flight, terms: Terms) -> int:
         """Takes a flight's block; returns its bytes if they are in transit."""
@@ -278,7 +325,8 @@ class Fetcher:
         item.blocks[number] = landed.location
         item.stored = item.stored and landed.cached
         if not landed.cached and not terms.keep:
-            self._passing.given(terms.session.name, block_of(item.target.base, number))
+            held = None if item.covers(number) else (landed.location, landed.known.version_hash)
+            self._passing.given(terms.session.name, item.block(number), held)
         return 0 if landed.cached else landed.length
 
     def _guess(self, item: Item, number: int) -> int:
@@ -300,7 +348,7 @@ class Fetcher:
         if item.length is not None:
             last = min(last, item.offset + item.length)
         for number in range(item.offset // BLOCK_SIZE, max(last - 1, item.offset) // BLOCK_SIZE + 1):
-            key = block_of(item.target.base, number)
+            key = item.block(number)
             cached = self._index.get(key)
             if cached is not None:
                 self.corrupt += 1

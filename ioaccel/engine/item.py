@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ioaccel._core._engine import BLOCK_SIZE
+from ioaccel.engine.block import block_of
 from ioaccel.engine.objects import Known, Target
 from ioaccel.engine.passing import Ahead
 from ioaccel.engine.sessions import Session
@@ -37,6 +38,20 @@ class Item(msgspec.Struct):
     needs_version: bool = False  # nothing can be fetched before the store has said size and version
     error: Exception | None = None
     late: StoreTimeoutError | None = None  # a flight that it joined ran out of time
+
+    def block(self, number: int) -> bytes:
+        """The key of a block."""
+        return block_of(self.target.base, number)
+
+    def covers(self, number: int) -> bool:
+        """Whether all of a block is read, so that nobody has to read on in it; the object must be known."""
+        assert self.known is not None
+        size = self.known.size
+        stop = size if self.length is None else self.offset + self.length
+        if self.length is None and self.most is not None and size - self.offset > self.most:
+            return False
+        start = number * BLOCK_SIZE
+        return self.offset <= start and min(start + BLOCK_SIZE, size) <= stop
 
     def restart(self) -> None:
         self.known = None

@@ -4,6 +4,9 @@ They wait in the transit shard, which is memory, until the job asks for them. Ea
 what is on its way and what waits come to no more than that and an eighth of it. The ring is also for what
 others read; a plan whose blocks were overwritten before they were asked for has been too far ahead, and its
 share is halved, to grow again with each block that is found in time.
+
+What a reader has read only a part of, or an answer had no room for, is found there, too, until it is
+overwritten: whoever reads on has it without another request.
 """
 
 from __future__ import annotations
@@ -27,6 +30,9 @@ _SLACK = 1 / 8
 # Blocks of which it is remembered that a reader was given them: as many as a job looks ahead, and more.
 _MOST_GIVEN = 20_000
 
+# Blocks in transit of which only a part was read, however small: what is remembered of them.
+_MOST_HELD = 20_000
+
 # Plans of a session that are remembered: training, validation, and what is left of older loaders.
 _MOST_PLANS = 8
 
@@ -36,6 +42,10 @@ _FIRST_GUESS = 1 << 20
 # How often it is looked for what was overwritten, by those who have no room, and how often a share is halved
 # for that: what waits is overwritten together.
 _LOOK_SECONDS = 1.0
+
+
+# Where a block is in transit, and the hash of its version.
+Held = tuple[bytes, int]
 
 
 class _Waiting(NamedTuple):
@@ -62,6 +72,7 @@ class _Session:
     def __init__(self) -> None:
         self.plans: OrderedDict[str, _Plan] = OrderedDict()
         self.given: OrderedDict[bytes, float] = OrderedDict()  # monotonic seconds
+        self.held: OrderedDict[bytes, Held] = OrderedDict()
 
 
 class Ahead:
@@ -112,10 +123,7 @@ class Passing:
         What waits for earlier rounds is forgotten.
         """
         with self._lock:
-            known = self._sessions.get(session)
-            if known is None:
-                self._forget_those_that_left()
-                known = self._sessions[session] = _Session()
+            known = self._session(session)
             before = known.plans.get(plan)
             if before is not None and before.number >= number:
                 known.plans.move_to_end(plan)
@@ -128,6 +136,13 @@ class Passing:
             if len(known.plans) > _MOST_PLANS:
                 known.plans.popitem(last=False)[1].over = True
             return 1
+
+    def _session(self, name: str) -> _Session:
+        known = self._sessions.get(name)
+        if known is None:
+            self._forget_those_that_left()
+            known = self._sessions[name] = _Session()
+        return known
 
     def leave(self, session: str, plan: str, asked: float, most: int, *, full: bool) -> Ahead | None:
         """A wave of a plan is to leave, of ``most`` extents or as many as its share has room for; None if it
@@ -204,11 +219,12 @@ class Passing:
             ahead.promised += likely
             return True
 
-    @staticmethod
-    def _is_late(ahead: Ahead, key: bytes) -> bool:
+    def _is_late(self, ahead: Ahead, key: bytes) -> bool:
         """Whether nobody will ask for a block any more, or it is there."""
-        plan = ahead.plan
-        return plan.over or key in plan.waiting or ahead.asked <= ahead.session.given.get(key, 0.0)
+        plan, session = ahead.plan, ahead.session
+        if plan.over or key in plan.waiting or ahead.asked <= session.given.get(key, 0.0):
+            return True
+        return key in session.held and self._transit.holds(session.held[key][0])
 
     def bring(self, ahead: Ahead, key: bytes, location: bytes, version_hash: int, length: int) -> None:
         """The block is in transit; it waits there, unless a reader has got it meanwhile."""
@@ -235,31 +251,55 @@ class Passing:
 
     # ---- reading --------------------------------------------------------------------------------
 
-    def take(self, session: str, key: bytes, version_hash: int) -> bytes | None:
-        """The location of a block that a reader wants, if it waits here; it is the reader's from now on."""
+    def take(self, session: str, key: bytes, version_hash: int, *, whole: bool) -> bytes | None:
+        """The location of a block that a reader wants, if it waits here. If he reads the ``whole`` of it, it
+        is his from now on, else it also waits for who reads on."""
         with self._lock:
             known = self._sessions.get(session)
             if known is None:
-                return None  # nothing was ever fetched ahead of it
+                return None  # nothing has passed by for it
+            location, held = known.held.get(key, (b"", 0))
+            if held != version_hash or not self._transit.holds(location):
+                location = b""
             waiting, goes_on = self._given(known, key)
-            location = None
             for plan, each in waiting:
                 if not self._transit.holds(each.location):
                     self._halve(plan)
                 elif each.version_hash == version_hash:
                     plan.share = min(SHARE, plan.share + each.length)
                     location = each.location
+            if whole:
+                known.held.pop(key, None)
+            elif location:
+                self._hold(known, key, (location, version_hash))
         if goes_on:
             self.freed()
-        return location
+        return location or None
 
-    def given(self, session: str, key: bytes) -> None:
-        """A reader was given a block in another way: perhaps it has joined the flight that fetched it."""
+    def given(self, session: str, key: bytes, held: Held | None = None) -> None:
+        """A reader was given a block in another way: he has fetched it, or joined a flight. If he reads only
+        a part of it, it is ``held`` for who reads on."""
         with self._lock:
-            known = self._sessions.get(session)
+            known = self._session(session) if held else self._sessions.get(session)
             goes_on = known is not None and self._given(known, key)[1]
+            if known is not None and held:
+                self._hold(known, key, held)
         if goes_on:
             self.freed()
+
+    def hold(self, session: str, key: bytes, held: Held) -> None:
+        """A block that a reader was to be given, had the answer had room for it, waits for him."""
+        with self._lock:
+            self._hold(self._session(session), key, held)
+
+    def _hold(self, known: _Session, key: bytes, held: Held) -> None:
+        """Remembers a block that is in transit, until it is overwritten."""
+        while known.held and (
+            len(known.held) >= _MOST_HELD or not self._transit.holds(next(iter(known.held.values()))[0])
+        ):
+            known.held.popitem(last=False)
+        if self._transit.holds(held[0]):
+            known.held[key] = held
 
     def _given(self, known: _Session, key: bytes) -> tuple[list[tuple[_Plan, _Waiting]], bool]:
         """What waited of a block that a reader is given now, and whether a plan has room again."""

@@ -13,8 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ioaccel._core._engine import Index, Writer, kill_blocks
-from ioaccel.engine.block import Block
+from ioaccel._core._engine import BLOCK_SIZE, Index, Writer, kill_blocks
+from ioaccel.engine.block import Block, length_at
 from ioaccel.engine.sessions import Clients, Session, directory_of
 from ioaccel.engine.shard import Segment, Shard, Use
 from ioaccel.engine.transit import Transit
@@ -77,7 +77,6 @@ class Space:
         self._unmeasured = 0  # blocks that they are about to bring, of a size that nobody knew
         # Until when, among which sessions, and for how many bytes or more there is no room.
         self._hopeless: tuple[float, frozenset[str], int] = (0.0, frozenset(), 0)
-        self._passed_at = 0.0
         self.evicted_segments = 0
         self.evicted_bytes = 0
 
@@ -151,7 +150,6 @@ class Space:
         return [outcomes[n] for n in range(len(incoming))]
 
     def _pass_through(self, one: Incoming) -> tuple[bytes, bool] | Exception:
-        self._passed_at = time.monotonic()
         try:
             return self._transit.store(one.block, one.data, one.length), False
         except Exception as error:  # noqa: BLE001  # of this one alone
@@ -172,10 +170,19 @@ class Space:
             self._give_back(taken, places, outcomes)
         return outcomes
 
-    @property
-    def passing(self) -> bool:
-        """Whether blocks have lately passed through for want of room."""
-        return time.monotonic() - self._passed_at < 1.0
+    def room(self) -> int:
+        """Bytes that would find room now, about: free, or held by segments that could be evicted.
+
+        Looks at every segment. 0 while a search has lately found none for any block.
+        """
+        with self._lock:
+            if self.hopeless(BLOCK_SIZE):
+                return 0
+            self._retire_orphans()
+            usable = [s for s in self._shards if s.takes_blocks]
+            free = sum([max(0, s.capacity - self._stored(s)) for s in usable])
+            unused = self._unused(self._idle(usable))
+            return free + sum([self._index.segment_usage(a.number, b.number)[1] for a, b in unused])
 
     def _take(self, incoming: Sequence[Incoming]) -> list[Place]:
         """Sets payload aside for the first of these blocks, as many as find room at once; empty if there is
@@ -363,12 +370,7 @@ class Space:
     def _victims(self, shards: list[Shard], length: int) -> list[tuple[Shard, Segment]]:
         """What to evict: all empty segments, else one that is mostly dead, else the least recently used
         of those that nobody reads."""
-        idle = [
-            (shard, segment)
-            for shard in shards
-            for segment in shard.segments
-            if segment.use in (Use.FULL, Use.PART) and segment.appending == 0
-        ]
+        idle = self._idle(shards)
         usage = {id(b): self._index.segment_usage(a.number, b.number) for a, b in idle}
         empty = [(a, b) for a, b in idle if usage[id(b)][0] == 0]
         if empty:
@@ -382,13 +384,26 @@ class Space:
         ]
         if dead:
             return [min(dead, key=lambda place: usage[id(place[1])][1])]
+        return sorted(self._unused(idle), key=lambda place: self._used_ms(*place))[:1]
+
+    @staticmethod
+    def _idle(shards: list[Shard]) -> list[tuple[Shard, Segment]]:
+        """The segments that nobody writes to."""
+        return [
+            (shard, segment)
+            for shard in shards
+            for segment in shard.segments
+            if segment.use in (Use.FULL, Use.PART) and segment.appending == 0
+        ]
+
+    def _unused(self, idle: list[tuple[Shard, Segment]]) -> list[tuple[Shard, Segment]]:
+        """Those of them that no live session reads."""
         live = self._clients.sessions()
-        unused = [
+        return [
             (a, b)
             for a, b in idle
             if not any(self._position(a, b) in s.touched or s.reads_below(b.prefix) for s in live)
         ]
-        return sorted(unused, key=lambda place: self._used_ms(*place))[:1]
 
     def _used_ms(self, shard: Shard, segment: Segment) -> int:
         return max(segment.written_ms, self._clients.touched_ms(self._position(shard, segment)))
@@ -426,7 +441,7 @@ class Space:
         for (shard, segment), group in groups.items():
             removed = self._remove_from(self._shards[shard], self._shards[shard].segments[segment], group)
             count += len(removed)
-            size += sum(int.from_bytes(location[16:20], "little") for _, location in removed)
+            size += sum(length_at(location) for _, location in removed)
         return count, size
 
     def _remove_from(

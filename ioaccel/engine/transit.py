@@ -69,7 +69,9 @@ class Transit:
                     self._advance(writer)
 
     def holds(self, location: bytes) -> bool:
-        """Whether a block has not been overwritten yet."""
+        """Whether a block is in transit, and has not been overwritten yet."""
+        if not location or int.from_bytes(location[0:2], "little") != self._shard:
+            return False
         number = int.from_bytes(location[4:8], "little")
         return self._generations[number] == int.from_bytes(location[8:12], "little")
 

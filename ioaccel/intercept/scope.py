@@ -182,7 +182,7 @@ class Scope(Ledger):
         if pieces and size > _COPIED_BYTES:
             reader.prefetch(pieces)
         elif len(pieces) > 1:  # one alone is as fast without
-            reader.read_batch(pieces)  # they are cached now, or pass through once more
+            reader.read_batch(pieces)  # they are cached now, or in transit
 
     def refuse(self, what: str, why: object) -> None:
         """Takes note of a read that is left to the original function."""

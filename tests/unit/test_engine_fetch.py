@@ -10,29 +10,36 @@ from typing import Any
 import pytest
 
 from ioaccel import wire
+from ioaccel._core._engine import BLOCK_SIZE
 from ioaccel.engine.engine import Engine
 from ioaccel.engine.item import Item, Terms
 from ioaccel.engine.landing import Landing
 from ioaccel.engine.shard import open_shard
+from ioaccel.engine.transit import ANSWER_BYTES
 from ioaccel.sources import Fetched, ObjectInfo, SourceSpec, resolve
 
 SIZE = 500_000
 KEPT = 10
+LARGE = (9 << 20) + 1  # three blocks
 
 
 class Counting:
-    """A source whose objects all are of one size."""
+    """A source whose objects all are of one size, but for those that are called large."""
 
     def __init__(self) -> None:
         self.gets: list[str] = []
+        self.fetched = 0
 
     def url(self, key: str) -> str:
         return f"s3://bucket/{key}"
 
     def get(self, key: str, start: int, stop: int, version: str | None = None) -> Fetched:
+        size = LARGE if key.startswith("large") else SIZE
         self.gets.append(key)
         time.sleep(0.02)
-        return Fetched(ObjectInfo(key, SIZE, '"etag"'), start, bytes(SIZE))
+        data = bytes(min(stop, size) - start)
+        self.fetched += len(data)
+        return Fetched(ObjectInfo(key, size, '"etag"'), start, data)
 
 
 @pytest.fixture
@@ -85,3 +92,63 @@ def test_a_hedge_of_what_passes_by_is_no_second_admission(engine: Engine, spec: 
     assert isinstance(runs[0], Landing)
     assert isinstance(runs[2], Landing)
     assert ahead.promised == SIZE
+
+
+def fetch(engine: Engine, spec: SourceSpec, extents: list[wire.Extent]) -> list[int | None]:
+    """Asks for extents as a reader does: how many blocks are answered of each, None if it is deferred."""
+    request = wire.Fetch("session", {"s3": spec}, extents, 0, 30.0, [], None)
+    results = engine.fetch(request).results
+    assert all(isinstance(each, (wire.Found, wire.Deferred)) for each in results)
+    return [len(each.locations) // 20 if isinstance(each, wire.Found) else None for each in results]
+
+
+@pytest.fixture
+def full(engine: Engine, spec: SourceSpec, source: Counting) -> Engine:
+    """An engine whose cache has no room."""
+    fetch(engine, spec, [(f"s3://bucket/{n}", 0, None) for n in range(KEPT)])
+    source.gets.clear()
+    source.fetched = 0
+    return engine
+
+
+def test_parts_of_one_block_past_a_full_cache_cost_one_request(
+    full: Engine, spec: SourceSpec, source: Counting
+) -> None:
+    """Two at once, as members of a shard; then as an archive is read, that ends with its directory."""
+    url = "s3://bucket/archive"
+    assert fetch(full, spec, [(url, 0, 100), (url, 200, 100)]) == [1, 1]
+    for offset, length in ((0, 0), (SIZE - 22, 22), (SIZE - 30_000, 30_000), (0, 64), (100, 1000)):
+        fetch(full, spec, [(url, offset, length)])
+    assert source.gets == ["archive"]
+    assert (
+        fetch(full, spec, [(f"s3://bucket/{n}", 5 * n, 5) for n in range(40, 60) for _ in "ab"]) == [1] * 40
+    )
+    assert len(source.gets) == 21
+
+
+def test_an_answer_holds_so_much_that_it_can_be_copied(
+    full: Engine, spec: SourceSpec, source: Counting
+) -> None:
+    """Whatever was in transit before, what is asked again comes; and no block twice, where all together are
+    not more than the ring: before the first has come, objects are taken for smaller than they are."""
+    todo: list[wire.Extent] = [(f"s3://bucket/large-{n}", 0, None) for n in range(20)]
+    answers = 0
+    while todo:
+        found = fetch(full, spec, todo)
+        assert sum(blocks or 0 for blocks in found) * BLOCK_SIZE <= 2 * ANSWER_BYTES
+        assert set(found) <= {3, None}
+        todo = [extent for extent, blocks in zip(todo, found, strict=True) if blocks is None]
+        answers += 1
+    assert source.fetched == 20 * LARGE
+    assert answers < 15
+
+
+def test_an_object_larger_than_an_answer_is_asked_for_in_pieces(
+    full: Engine, spec: SourceSpec, source: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ioaccel.engine.fetch.ANSWER_BYTES", 2 * BLOCK_SIZE)
+    url = "s3://bucket/large"
+    assert fetch(full, spec, [(url, 0, None)]) == [None]
+    assert fetch(full, spec, [(url, 0, BLOCK_SIZE), (url, BLOCK_SIZE, BLOCK_SIZE)]) == [1, 1]
+    assert fetch(full, spec, [(url, 2 * BLOCK_SIZE, None)]) == [1]
+    assert source.fetched == LARGE

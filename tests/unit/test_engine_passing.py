@@ -66,21 +66,58 @@ def bring(jobs: Passing, transit: Transit, key: bytes, length: int = 1000, plan:
 def test_a_block_is_given_once(jobs: Passing, transit: Transit) -> None:
     location = bring(jobs, transit, KEYS[0])
     assert jobs.total_bytes == 1000
-    assert jobs.take("other", KEYS[0], 7) is None
-    assert jobs.take("job", KEYS[0], 7) == location
-    assert jobs.take("job", KEYS[0], 7) is None
+    assert jobs.take("other", KEYS[0], 7, whole=True) is None
+    assert jobs.take("job", KEYS[0], 7, whole=True) == location
+    assert jobs.take("job", KEYS[0], 7, whole=True) is None
     assert jobs.total_bytes == 0
 
 
 def test_another_version_is_not_given(jobs: Passing, transit: Transit) -> None:
     bring(jobs, transit, KEYS[0])
-    assert jobs.take("job", KEYS[0], 8) is None
+    assert jobs.take("job", KEYS[0], 8, whole=True) is None
     assert jobs.total_bytes == 0
+
+
+def test_what_is_read_in_part_waits_for_who_reads_on(jobs: Passing, transit: Transit) -> None:
+    location = store(transit, KEYS[0], 1000)
+    jobs.given("new", KEYS[0], (location, 7))
+    assert jobs.take("job", KEYS[0], 7, whole=True) is None
+    assert jobs.take("new", KEYS[0], 8, whole=False) is None
+    for whole in (False, False, True):
+        assert jobs.take("new", KEYS[0], 7, whole=whole) == location
+    assert jobs.take("new", KEYS[0], 7, whole=True) is None, "read to its end"
+    assert jobs.total_bytes == 0
+
+
+def test_what_was_fetched_ahead_and_is_read_in_part_waits_on(jobs: Passing, transit: Transit) -> None:
+    location = bring(jobs, transit, KEYS[0])
+    for whole in (False, False, True):
+        assert jobs.take("job", KEYS[0], 7, whole=whole) == location
+        assert jobs.total_bytes == 0, "it takes no share any more"
+        if not whole:
+            ahead = leave(jobs)
+            assert not jobs.admit(ahead, KEYS[0], 1), "it is there"
+            jobs.end(ahead)
+    assert jobs.take("job", KEYS[0], 7, whole=True) is None
+
+
+def test_no_more_is_held_than_is_in_transit(
+    jobs: Passing, transit: Transit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passing, "_MOST_HELD", 3)
+    held = jobs._sessions["job"].held
+    for key in KEYS[:5]:
+        jobs.hold("job", key, (store(transit, key, 1000), 7))
+    assert list(held) == KEYS[2:5]
+    overwrite(transit)
+    elsewhere = (1).to_bytes(2, "little") + store(transit, KEYS[1], 1000)[2:]  # in a cache
+    jobs.hold("job", KEYS[1], (elsewhere, 7))
+    assert not held
 
 
 def test_what_a_reader_has_got_is_not_fetched_for_it_again(jobs: Passing) -> None:
     before = leave(jobs)
-    assert jobs.take("job", KEYS[1], 7) is None
+    assert jobs.take("job", KEYS[1], 7, whole=True) is None
     assert not jobs.admit(before, KEYS[1], 1)
     assert jobs.admit(leave(jobs), KEYS[1], 1)  # in the next epoch
 
@@ -91,7 +128,7 @@ def test_what_a_reader_has_got_meanwhile_does_not_wait_for_it(jobs: Passing, tra
     for n, key in enumerate(KEYS[:2]):
         assert jobs.admit(ahead, key, 1000)
         if n == 0:
-            jobs.take("job", key, 7)
+            jobs.take("job", key, 7, whole=True)
         jobs.bring(ahead, key, store(transit, key, 1000), 7, 1000)
         jobs.given("job", key)
     jobs.end(ahead)
@@ -115,9 +152,9 @@ def test_a_new_round_forgets_what_its_plan_asked_for(jobs: Passing, transit: Tra
     jobs.bring(late, KEYS[2], store(transit, KEYS[2], 1000), 7, 1000)
     jobs.end(late)
     assert jobs.total_bytes == 1000
-    assert jobs.take("job", KEYS[0], 7) is None
-    assert jobs.take("job", KEYS[2], 7) is None
-    assert jobs.take("job", KEYS[1], 7) == location
+    assert jobs.take("job", KEYS[0], 7, whole=True) is None
+    assert jobs.take("job", KEYS[2], 7, whole=True) is None
+    assert jobs.take("job", KEYS[1], 7, whole=True) == location
 
 
 def test_a_share_is_for_what_waits_and_what_is_on_its_way(jobs: Passing, transit: Transit) -> None:
@@ -131,7 +168,7 @@ def test_a_share_is_for_what_waits_and_what_is_on_its_way(jobs: Passing, transit
     assert jobs.leave("job", "plan", time.monotonic(), 1, full=True) is None
     freed = []
     jobs.freed = lambda: freed.append(1)
-    jobs.take("job", KEYS[0], 7)
+    jobs.take("job", KEYS[0], 7, whole=True)
     assert freed
     leave(jobs)
 
@@ -143,7 +180,7 @@ def fill(jobs: Passing, sizes: Iterator[int]) -> list[bool]:
     for wave in range(200):
         while (ahead := jobs.leave("job", "plan", time.monotonic(), 16, full=True)) is None:
             for _ in range(len(waiting) // 4 + 1):
-                jobs.take("job", waiting.popleft(), 7)
+                jobs.take("job", waiting.popleft(), 7, whole=True)
         for n in range(ahead.extents):
             key, size = block_key(bytes(16), f"s3://b/{wave}/{n}"), next(sizes)
             admitted.append(jobs.admit(ahead, key, size))
@@ -205,7 +242,7 @@ def test_what_many_plans_exceed_is_an_eighth(transit: Transit) -> None:
 def test_larger_ones_than_the_share_go_one_by_one(jobs: Passing, transit: Transit) -> None:
     for key in KEYS:
         bring(jobs, transit, key, 2 * SHARE)
-        jobs.take("job", key, 7)
+        jobs.take("job", key, 7, whole=True)
     assert leave(jobs).extents == 1
     assert jobs.leave("job", "plan", time.monotonic(), 16, full=True) is None
 
@@ -228,17 +265,17 @@ def test_who_is_too_far_ahead_for_the_ring_falls_back(
     for key in KEYS[:4]:
         bring(jobs, transit, key)
     overwrite(transit)
-    assert [jobs.take("job", key, 7) for key in KEYS[:4]] == [None] * 4
+    assert [jobs.take("job", key, 7, whole=True) for key in KEYS[:4]] == [None] * 4
     assert plan.share == SHARE // 2  # once for all that was overwritten together
     plan.share = SHARE
     monkeypatch.setattr(passing, "_LOOK_SECONDS", 0.0)
     for n in range(3):
         bring(jobs, transit, KEYS[0])
         overwrite(transit)
-        assert jobs.take("job", KEYS[0], 7) is None
+        assert jobs.take("job", KEYS[0], 7, whole=True) is None
         assert plan.share == SHARE >> (n + 1)
     bring(jobs, transit, KEYS[1], SHARE)
-    assert jobs.take("job", KEYS[1], 7) is not None
+    assert jobs.take("job", KEYS[1], 7, whole=True) is not None
     assert plan.share == SHARE
 
 
@@ -319,12 +356,12 @@ class Accounts(RuleBasedStateMachine):
         if self.waves:
             self.jobs.end(data.draw(st.sampled_from(self.waves))[0])
 
-    @rule(session=st.sampled_from("ab"), key=st.sampled_from(KEYS), joined=st.booleans())
-    def read(self, session: str, key: bytes, joined: bool) -> None:
+    @rule(session=st.sampled_from("ab"), key=st.sampled_from(KEYS), joined=st.booleans(), whole=st.booleans())
+    def read(self, session: str, key: bytes, joined: bool, whole: bool) -> None:
         if joined:
             self.jobs.given(session, key)
         else:
-            self.jobs.take(session, key, 7)
+            self.jobs.take(session, key, 7, whole=whole)
         for plan in self.jobs._sessions[session].plans.values() if session in self.jobs._sessions else ():
             assert key not in plan.waiting
 
@@ -349,5 +386,5 @@ def test_no_more_is_remembered_than_a_job_looks_ahead(jobs: Passing, monkeypatch
     monkeypatch.setattr(passing, "_MOST_GIVEN", 3)
     before = leave(jobs)
     for key in KEYS[1:6]:
-        jobs.take("job", key, 7)
+        jobs.take("job", key, 7, whole=True)
     assert [jobs.admit(before, key, 1) for key in KEYS[1:6]] == [True, True, False, False, False]

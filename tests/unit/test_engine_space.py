@@ -94,6 +94,17 @@ def test_every_block_of_a_batch_is_somewhere(batches: list[list[int]], blocks: l
         engine.close()
 
 
+def test_room_is_what_is_free_and_what_nobody_reads(engine: Engine) -> None:
+    assert engine.space.room() == 20 << 20
+    page = engine.clients.join("one")
+    engine.space.store([incoming(n, 1_500_000, engine.clients.session("one")) for n in range(12)])
+    assert engine.space.room() == (20 << 20) - 12 * 1_500_000
+    engine.space.store([incoming(n, 1_500_000, engine.clients.session("one")) for n in range(12, 15)])
+    assert engine.space.room() == 0, "a search has found none"
+    engine.clients.leave(page)
+    assert engine.space.room() == 20 << 20
+
+
 def test_a_batch_goes_on_in_the_next_segment(engine: Engine) -> None:
     session = Session("one")
     batch = [incoming(n, 1_500_000, session) for n in range(13)]  # a segment takes five
