@@ -21,7 +21,7 @@ from ioaccel.engine.item import Item, Terms, as_ioaccel_error
 from ioaccel.engine.manifests import Manifests
 from ioaccel.engine.objects import Known, Objects, now_ms
 from ioaccel.engine.passing import Ahead, Passing
-from ioaccel.engine.prefetch import Prefetches, Wave
+from ioaccel.engine.prefetch import Prefetches, Settled, Wave
 from ioaccel.engine.sessions import ClientPage, Clients
 from ioaccel.engine.shard import Segment, Shard
 from ioaccel.engine.space import Space
@@ -144,16 +144,16 @@ class Engine:
                 break
         return wire.Prefetched(accepted, stored, accepted - stored - len(failures), failures)
 
-    def _prefetch_wave(self, wave: Wave) -> bool | None:
-        """Brings some extents into the cache; whether there was room for all, None if all have failed."""
+    def _prefetch_wave(self, wave: Wave) -> Settled:
+        """Brings some extents into the cache."""
         try:
             items = self._bring(wave.request, wave.extents, urgent=False, ahead=wave.ahead)
             if not any(isinstance(item, Item) and item.error is None for item in items):
-                return None
-            return not _no_room(items)
+                return Settled(None)
+            return Settled(not _no_room(items), _refused(items, wave.ahead))
         except Exception:
             log.exception("a prefetch failed")
-            return True
+            return Settled(True)
 
     def _bring(
         self,
@@ -390,6 +390,17 @@ class Engine:
 def _no_room(items: list[Item | wire.Uncached | wire.Failure]) -> bool:
     """Whether some of what was brought could not be kept."""
     return not all(i.stored for i in items if isinstance(i, Item) and i.error is None and not i.deferred)
+
+
+def _refused(items: list[Item | wire.Uncached | wire.Failure], ahead: Ahead | None) -> list[int]:
+    """Which of a wave's items may be brought later: their plan had no room for them."""
+    if ahead is None or not ahead.refused:
+        return []
+    return [
+        n
+        for n, item in enumerate(items)
+        if isinstance(item, Item) and item.refused and any(key in ahead.refused for key in item.wanted())
+    ]
 
 
 def _answer(

@@ -53,6 +53,11 @@ class Item(msgspec.Struct):
         start = number * BLOCK_SIZE
         return self.offset <= start and min(start + BLOCK_SIZE, size) <= stop
 
+    def wanted(self) -> list[bytes]:
+        """The keys of the blocks to fetch; of an object that is not known yet, the first of them."""
+        numbers = [self.offset // BLOCK_SIZE] if self.known is None else self.numbers()
+        return [self.block(number) for number in numbers]
+
     def restart(self) -> None:
         self.known = None
         self.blocks.clear()

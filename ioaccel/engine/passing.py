@@ -61,6 +61,7 @@ class _Plan:
         self.number = number  # of its round
         self.waiting: dict[bytes, _Waiting] = {}
         self.bytes = 0  # of what waits, and of what waves have set aside
+        self.unmeasured = 0  # extents of waves on their way for which nothing was set aside
         self.share = SHARE
         self.typical = float(_FIRST_GUESS)  # bytes of an extent
         self.looked = self.halved = 0.0  # monotonic seconds
@@ -78,18 +79,31 @@ class _Session:
 class Ahead:
     """One wave of a plan, on its way: what may be fetched ahead of the cache. Made and ended by `Passing`."""
 
-    __slots__ = ("asked", "brought", "extents", "over", "plan", "promised", "refused", "reserved", "session")
+    __slots__ = (
+        "asked", "before", "brought", "extents", "over", "plan", "promised", "refused", "reserved", "session",
+        "unmeasured",
+    )  # fmt: skip
 
     def __init__(self, session: _Session, plan: _Plan, asked: float, extents: int, reserved: int) -> None:
         self.session = session
         self.plan = plan
         self.asked = asked  # when it was asked for (monotonic)
-        self.extents = extents  # that may be in it
+        self.extents = extents  # that are in it
         self.reserved = reserved  # bytes of the share that were set aside, and not used yet
+        # Extents that the job reads before these, and that may come to pass by the cache, too, though nothing
+        # is set aside for them: too many would overwrite these.
+        self.before = 0 if reserved else plan.unmeasured
+        self.unmeasured = 0 if reserved else extents
+        plan.unmeasured += self.unmeasured
         self.promised = 0  # bytes of blocks that were admitted, and are not there yet
         self.brought = 0  # bytes
-        self.refused = 0  # bytes that there was no room for
+        self.refused: dict[bytes, int] = {}  # blocks that there was no room for, and what they likely weigh
         self.over = False  # it has landed, or given up
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the plan is still in the round that it is of."""
+        return not self.plan.over
 
 
 class Passing:
@@ -145,8 +159,8 @@ class Passing:
         return known
 
     def leave(self, session: str, plan: str, asked: float, most: int, *, full: bool) -> Ahead | None:
-        """A wave of a plan is to leave, of ``most`` extents or as many as its share has room for; None if it
-        has none. If the cache is not ``full`` nothing is set aside, and all may leave."""
+        """A wave of a plan leaves, of ``most`` extents or as many as its share has room for; None if it has
+        none. If the cache is not ``full`` nothing is set aside, and all may leave."""
         with self._lock:
             known = self._sessions.get(session)
             one = known.plans.get(plan) if known is not None else None
@@ -161,7 +175,7 @@ class Passing:
                 room = self._room(one)
             count = min(most, int(room / max(one.typical, 1.0)))
             if count < 1:
-                if one.bytes:
+                if one.bytes or one.unmeasured:
                     one.blocked = True
                     return None
                 count = 1  # larger than the share: one at a time
@@ -174,7 +188,7 @@ class Passing:
         return min(plan.share, BUDGET // max(2, active))
 
     def _room(self, plan: _Plan) -> int:
-        return self._share(plan) - plan.bytes
+        return self._share(plan) - plan.bytes - int(plan.unmeasured * plan.typical)
 
     def _forget_overwritten(self, plan: _Plan) -> None:
         """Those of a job that has paused, above all."""
@@ -209,10 +223,12 @@ class Passing:
                 return False
             lacking = ahead.promised + likely - ahead.reserved
             if lacking > 0:
-                alone = plan.bytes == ahead.reserved  # then it may be larger than the share
+                # One extent may be larger than the share, if it is alone.
+                alone = plan.bytes == ahead.reserved and (ahead.extents == 1 or not ahead.promised)
                 share = self._share(plan)
-                if not alone and lacking > share - plan.bytes + share * _SLACK:
-                    ahead.refused += likely
+                too_much = lacking > share - plan.bytes + share * _SLACK and not alone
+                if too_much or (ahead.before + len(ahead.refused)) * likely > share:
+                    ahead.refused[key] = likely
                     return False
                 plan.bytes += lacking
                 ahead.reserved += lacking
@@ -244,10 +260,12 @@ class Passing:
         with self._lock:
             plan = ahead.plan
             plan.bytes -= ahead.reserved
-            ahead.reserved = 0
+            plan.unmeasured -= ahead.unmeasured
+            ahead.reserved = ahead.unmeasured = 0
             ahead.over = True
             if ahead.brought or ahead.refused:
-                plan.typical += ((ahead.brought + ahead.refused) / ahead.extents - plan.typical) / 4
+                weight = ahead.brought + sum(ahead.refused.values())
+                plan.typical += (weight / ahead.extents - plan.typical) / 4
 
     # ---- reading --------------------------------------------------------------------------------
 

@@ -7,15 +7,17 @@ Sessions take turns, and so do the plans of one. The queues of a session that ha
 plan has asked for is when its next round begins.
 
 Once the cache is full, what was asked for without a plan is dropped. Of a plan, waves are smaller, and
-leave as far ahead of the job as there is memory for them (`ioaccel.engine.passing`).
+leave as far ahead of the job as there is memory for them (`ioaccel.engine.passing`); what there was no room
+for takes its place in the queue again.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ioaccel import wire
@@ -44,17 +46,24 @@ class Wave(NamedTuple):
     ahead: Ahead | None
 
 
+class Settled(NamedTuple):
+    """What has come of a wave: whether the cache had room for all of it, None if that did not show, and which
+    of its extents may go past it later."""
+
+    fits: bool | None
+    refused: Iterable[int] = ()
+
+
 class Prefetches:
     """The queues of all plans, and the threads that work them off. Any thread."""
 
     def __init__(
         self,
-        settle: Callable[[Wave], bool | None],
+        settle: Callable[[Wave], Settled],
         live: Callable[[], frozenset[str]],
         passing: Passing,
     ) -> None:
-        """``settle`` brings extents into the cache and says whether there was room for all, None if that did
-        not show; ``live`` names the sessions whose clients are there."""
+        """``settle`` brings extents into the cache; ``live`` names the sessions whose clients are there."""
         self._settle = settle
         self._live = live
         self._passing = passing
@@ -80,9 +89,9 @@ class Prefetches:
                 queue.clear()
             queue.append(_Rest(request))
             if name:
-                left = sum(len(rest.request.extents) for rest in queue)
+                left = sum(rest.left for rest in queue)
                 while left > _LONGEST_QUEUE and len(queue) > 1:
-                    left -= len(queue.popleft().request.extents)
+                    left -= queue.popleft().left
             self._call_thread()
 
     def _call_thread(self) -> None:
@@ -107,25 +116,42 @@ class Prefetches:
 
     def _work(self) -> None:
         while (found := self._next()) is not None:
-            wave, rests = found
+            wave, places = found
             try:
-                fits = self._settle(wave)
+                settled = self._settle(wave)
             finally:
                 if wave.ahead is not None:
                     self._passing.end(wave.ahead)
             with self._lock:
-                if fits:
+                if settled.fits:
                     self._full.pop(wave.request.session, None)
-                elif fits is not None:
+                elif settled.fits is not None:
                     self._full[wave.request.session] = time.monotonic()
                     if wave.ahead is None:
-                        for rest in rests:
+                        for rest, _ in places:
                             rest.end()  # what came now would be fetched again when it is read
+                if wave.ahead is not None and wave.ahead.wanted:
+                    self._put_back(wave.request, [places[n] for n in settled.refused])
                 if self._queues:
                     self._came.notify()  # a wave that ends leaves room
 
-    def _next(self) -> tuple[Wave, list[_Rest]] | None:
-        """The next wave, and the messages it is of, once there is one; None at the end."""
+    def _put_back(self, request: wire.Prefetch, places: list[_Place]) -> None:
+        """Extents of a plan that there was no room for yet; the caller holds the lock.
+
+        Without them, it would be ahead by what comes after them: those who read them pass by the cache, too,
+        and overwrite what waits in memory.
+        """
+        if not places:
+            return
+        assert request.plan is not None
+        queue = self._queues.setdefault((request.session, request.plan[0]), deque())
+        for rest, place in places:
+            if rest.empty:  # and not in the queue any more
+                queue.insert(bisect(queue, rest.asked, key=lambda other: other.asked), rest)
+            rest.put_back(place)
+
+    def _next(self) -> tuple[Wave, list[_Place]] | None:
+        """The next wave, and where its extents come from, once there is one; None at the end."""
         with self._lock:
             while not self._closed:
                 live = self._live()
@@ -141,18 +167,18 @@ class Prefetches:
                 self._idle -= 1
             return None
 
-    def _may_leave(self, session: str, plan: str, asked: float) -> Ahead | None:
-        """How many extents of a plan may leave now; None if none may. The caller holds the lock."""
+    def _may_leave(self, session: str, plan: str, asked: float, most: int) -> Ahead | None:
+        """Lets extents of a plan leave, ``most`` of them; None if none may. The caller holds the lock."""
         since, now = self._full.get(session), time.monotonic()
         if since is None:
-            return self._passing.leave(session, plan, asked, WAVE, full=False)
-        ahead = self._passing.leave(session, plan, asked, _PASSING_WAVE, full=True)
+            return self._passing.leave(session, plan, asked, most, full=False)
+        ahead = self._passing.leave(session, plan, asked, min(most, _PASSING_WAVE), full=True)
         if ahead is None and now - since > _FULL_SECONDS:
             self._full[session] = now
             ahead = self._passing.leave(session, plan, asked, 1, full=False)  # one tries
         return ahead
 
-    def _take_turns(self) -> tuple[Wave, list[_Rest]] | None:
+    def _take_turns(self) -> tuple[Wave, list[_Place]] | None:
         """The wave of the first plan that may leave; the caller holds the lock."""
         for key, queue in list(self._queues.items()):
             session, plan = key
@@ -161,17 +187,15 @@ class Prefetches:
             if not queue:
                 del self._queues[key]
                 continue
-            most, ahead = WAVE, None
+            most, ahead = _ready(queue), None
             if plan:
-                ahead = self._may_leave(session, plan, queue[0].asked)
+                ahead = self._may_leave(session, plan, queue[0].asked, most)
                 if ahead is None:
                     continue
                 most = ahead.extents
-            rests: list[_Rest] = []
-            extents: list[wire.Extent] = []
-            while queue and len(extents) < most and (not rests or rests[0].goes_with(queue[0])):
-                rests.append(queue[0])
-                extents += queue[0].take(most - len(extents))
+            places: list[_Place] = []
+            while len(places) < most:
+                places += queue[0].take(most - len(places))
                 if queue[0].empty:
                     queue.popleft()
             self._queues.move_to_end(key)
@@ -179,35 +203,56 @@ class Prefetches:
                 del self._queues[key]
             if self._queues:
                 self._call_thread()  # a message of many waves called one thread
-            return Wave(rests[0].request, extents, ahead), rests
+            extents = [rest.request.extents[place] for rest, place in places]
+            return Wave(places[0][0].request, extents, ahead), places
         return None
+
+
+def _ready(queue: deque[_Rest]) -> int:
+    """How many extents may be one wave."""
+    count = 0
+    for rest in queue:
+        if count >= WAVE or not queue[0].goes_with(rest):
+            break
+        count += rest.left
+    return min(count, WAVE)
 
 
 class _Rest:
     """What is left to do of one message."""
 
-    __slots__ = ("_at", "asked", "request")
+    __slots__ = ("_left", "asked", "request")
 
     def __init__(self, request: wire.Prefetch) -> None:
         self.request = request
         self.asked = time.monotonic()
-        self._at = 0
+        self._left = deque(range(len(request.extents)))
+
+    @property
+    def left(self) -> int:
+        return len(self._left)
 
     @property
     def empty(self) -> bool:
-        return self._at >= len(self.request.extents)
+        return not self._left
 
     def goes_with(self, other: _Rest) -> bool:
         """Whether the extents of both may be one wave: they are asked for in the same way."""
         one, two = self.request, other.request
         return (one.sources, one.oldest_ms, one.timeout) == (two.sources, two.oldest_ms, two.timeout)
 
-    def take(self, count: int) -> list[wire.Extent]:
+    def take(self, count: int) -> list[_Place]:
         """So many of those that are left."""
-        extents = self.request.extents[self._at : self._at + count]
-        self._at += count
-        return extents
+        return [(self, self._left.popleft()) for _ in range(min(count, len(self._left)))]
+
+    def put_back(self, place: int) -> None:
+        """An extent that was taken is left to do."""
+        self._left.insert(bisect(self._left, place), place)
 
     def end(self) -> None:
         """There is nothing left to do."""
-        self._at = len(self.request.extents)
+        self._left.clear()
+
+
+# An extent of a message, by its number there.
+_Place = tuple[_Rest, int]

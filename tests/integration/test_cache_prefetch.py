@@ -312,6 +312,29 @@ def test_no_more_is_fetched_ahead_than_memory_is_set_aside_for(
         assert cache.status()["ahead_bytes"] == 0
 
 
+@pytest.mark.parametrize("batch", [16, 200])
+def test_what_the_cache_turns_out_to_have_no_room_for_is_fetched_ahead_all_the_same(
+    s3: SeaweedS3, proxy: CountingProxy, bucket: str, tmp_path: Path, batch: int
+) -> None:
+    """The waves that find out were too many: they leave again, in their order, as the job reads on."""
+    size, count = 1 << 20, 200
+    own = DataSet.fill(s3, bucket, [size] * count)
+    proxy.hook = watch = Watch(delay=0.02)
+    with connect(proxy, s3, tmp_path, 40 * size) as cache:
+        cache.read_many(own.urls[:5])  # sizes are known
+        for start in range(0, count, batch):
+            cache._reader.prefetch([(url, 0, None) for url in own.urls[start : start + batch]], ("train", 0))
+        ahead = settled(proxy)
+        assert SHARE // 2 <= (ahead - 40) * size <= SHARE * 9 // 8 + size
+        for start in range(0, count, 8):
+            urls = own.urls[start : start + 8]
+            paths = {url.removeprefix("s3:/") for url in urls}
+            wait_for(lambda paths=paths: paths <= set(watch.asked))  # type: ignore[misc]  # before it is read
+            for url, view in zip(urls, cache.read_many(urls), strict=True):
+                assert view == own.data(url)
+        assert settled(proxy) <= count + cache.status()["store_hedged"] + 1
+
+
 def test_memory_is_no_disk_to_wait_for(full: Cache, data: DataSet) -> None:
     """Files in memory refuse to say whether one would wait: what passes by counted as a slow disk."""
     before = full.status()["disk_ns"]

@@ -247,6 +247,15 @@ def test_larger_ones_than_the_share_go_one_by_one(jobs: Passing, transit: Transi
     assert jobs.leave("job", "plan", time.monotonic(), 16, full=True) is None
 
 
+def test_a_wave_of_many_that_is_alone_keeps_to_the_share(jobs: Passing) -> None:
+    ahead = jobs.leave("job", "plan", time.monotonic(), 64, full=False)
+    assert ahead is not None
+    keys = [block_key(bytes(16), f"s3://b/many {n}") for n in range(64)]
+    admitted = [key for key in keys if jobs.admit(ahead, key, 4 * MIB)]
+    assert SHARE <= len(admitted) * 4 * MIB <= SHARE * 9 // 8
+    assert list(ahead.refused) == keys[len(admitted) :]
+
+
 def test_many_plans_share(transit: Transit) -> None:
     jobs = Passing(transit, lambda: frozenset("abcd"))
     for session in "abcd":
