@@ -153,7 +153,12 @@ class Reader(Session):
         If ``version`` is not 0, it is of that version, or ObjectChangedError is raised.
         """
         request = Request([extent], self._ring, self.canonical, version)
-        batch = self._read_batch(request)
+        try:
+            batch = self._read_batch(request)
+        except RangeError:
+            if version and self.size_and_version(extent[0])[1] != version:
+                raise changed(extent[0]) from None  # it has become shorter
+            raise
         return batch[0], request.version(0)
 
     def size_and_version(self, url: str) -> tuple[int, int]:
@@ -270,8 +275,8 @@ class Reader(Session):
             rest = []
             for i, answer in deferred.items():
                 length = _known_length(extents[i], answer)
-                if most is None and length is not None and (len(deferred) == 1 or length > _PIECE):
-                    parts[i], versions[i] = self._read_large(extents[i], length, pinned)
+                if most is None and length is not None and length > _PIECE:
+                    parts[i], versions[i] = self._read_large(extents[i], pinned)
                 else:
                     rest.append(i)
             if not rest:
@@ -284,10 +289,18 @@ class Reader(Session):
             others = {rest[n]: answer for n, answer in missing.items()}
         return _join(parts)
 
-    def _read_large(self, extent: wire.Extent, length: int, version: int) -> tuple[memoryview, int]:
+    def _read_large(self, extent: wire.Extent, version: int) -> tuple[memoryview, int]:
         """One extent in pieces, two at a time, each of which an answer can hold, and all of one version; also
         which that is, or 0."""
-        url, offset, _ = extent
+        url, offset, stated = extent
+        length = stated or 0
+        if stated is None:  # the size in the engine's answer may be that of an older version
+            size, found = self.size_and_version(url)
+            if version and found not in (0, version):
+                raise changed(url)
+            if size < offset:
+                raise _past_end(extent, size)
+            version, length = version or found, size - offset
         first, version = self.read_version((url, offset, min(_PIECE, length)), version)
         if version == 0:  # the engine is gone
             return memoryview(self.direct.read_all([extent], self.timeout)[0]), 0

@@ -150,10 +150,20 @@ class Engine:
             items = self._bring(wave.request, wave.extents, urgent=False, ahead=wave.ahead)
             if not any(isinstance(item, Item) and item.error is None for item in items):
                 return Settled(None)
-            return Settled(not _no_room(items), _refused(items, wave.ahead))
+            return Settled(not _no_room(items), self._refused(items, wave.ahead))
         except Exception:
             log.exception("a prefetch failed")
             return Settled(True)
+
+    def _refused(self, items: list[Item | wire.Uncached | wire.Failure], ahead: Ahead | None) -> list[int]:
+        """Which of a wave's items its plan still waits for: there was no room for them, or none for who had
+        asked for them before, whose flight they have joined."""
+        return [
+            n
+            for n, item in enumerate(items)
+            if isinstance(item, Item) and item.refused and item.error is None
+            if ahead is not None and self.passing.wants(ahead, item.wanted())
+        ]
 
     def _bring(
         self,
@@ -390,17 +400,6 @@ class Engine:
 def _no_room(items: list[Item | wire.Uncached | wire.Failure]) -> bool:
     """Whether some of what was brought could not be kept."""
     return not all(i.stored for i in items if isinstance(i, Item) and i.error is None and not i.deferred)
-
-
-def _refused(items: list[Item | wire.Uncached | wire.Failure], ahead: Ahead | None) -> list[int]:
-    """Which of a wave's items may be brought later: their plan had no room for them."""
-    if ahead is None or not ahead.refused:
-        return []
-    return [
-        n
-        for n, item in enumerate(items)
-        if isinstance(item, Item) and item.refused and any(key in ahead.refused for key in item.wanted())
-    ]
 
 
 def _answer(

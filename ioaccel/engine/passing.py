@@ -101,7 +101,7 @@ class Ahead:
         self.over = False  # it has landed, or given up
 
     @property
-    def wanted(self) -> bool:
+    def goes_on(self) -> bool:
         """Whether the plan is still in the round that it is of."""
         return not self.plan.over
 
@@ -227,13 +227,19 @@ class Passing:
                 alone = plan.bytes == ahead.reserved and (ahead.extents == 1 or not ahead.promised)
                 share = self._share(plan)
                 too_much = lacking > share - plan.bytes + share * _SLACK and not alone
-                if too_much or (ahead.before + len(ahead.refused)) * likely > share:
+                before = (ahead.before + len(ahead.refused)) * max(likely, plan.typical)
+                if too_much or before > share:
                     ahead.refused[key] = likely
                     return False
                 plan.bytes += lacking
                 ahead.reserved += lacking
             ahead.promised += likely
             return True
+
+    def wants(self, ahead: Ahead, keys: list[bytes]) -> bool:
+        """Whether a wave's plan still waits for any of these blocks."""
+        with self._lock:
+            return not all(self._is_late(ahead, key) for key in keys)
 
     def _is_late(self, ahead: Ahead, key: bytes) -> bool:
         """Whether nobody will ask for a block any more, or it is there."""

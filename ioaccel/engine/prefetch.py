@@ -63,7 +63,8 @@ class Prefetches:
         live: Callable[[], frozenset[str]],
         passing: Passing,
     ) -> None:
-        """``settle`` brings extents into the cache; ``live`` names the sessions whose clients are there."""
+        """``settle`` brings extents into the cache, and raises nothing; ``live`` names the sessions whose
+        clients are there."""
         self._settle = settle
         self._live = live
         self._passing = passing
@@ -117,11 +118,7 @@ class Prefetches:
     def _work(self) -> None:
         while (found := self._next()) is not None:
             wave, places = found
-            try:
-                settled = self._settle(wave)
-            finally:
-                if wave.ahead is not None:
-                    self._passing.end(wave.ahead)
+            settled = self._settle(wave)
             with self._lock:
                 if settled.fits:
                     self._full.pop(wave.request.session, None)
@@ -130,8 +127,10 @@ class Prefetches:
                     if wave.ahead is None:
                         for rest, _ in places:
                             rest.end()  # what came now would be fetched again when it is read
-                if wave.ahead is not None and wave.ahead.wanted:
-                    self._put_back(wave.request, [places[n] for n in settled.refused])
+                if wave.ahead is not None:
+                    if wave.ahead.goes_on:
+                        self._put_back(wave.request, [places[n] for n in settled.refused])
+                    self._passing.end(wave.ahead)  # only now others may have its room
                 if self._queues:
                     self._came.notify()  # a wave that ends leaves room
 

@@ -304,8 +304,8 @@ def test_no_more_is_fetched_ahead_than_memory_is_set_aside_for(
         cache.read_many(own.urls[:5])
         proxy.reset()
         plan(cache, own.urls[5:])
-        ahead = settled(proxy)
-        assert SHARE // 2 <= ahead * size <= SHARE * 9 // 8 + size
+        wait_for(lambda: proxy.counts.requests.total() * size >= SHARE // 2)
+        assert settled(proxy) * size <= SHARE * 9 // 8 + size
         for url in own.urls[5:]:
             assert cache.read(url) == own.data(url)
         assert settled(proxy) <= 115 + cache.status()["store_hedged"] + 1
@@ -324,8 +324,8 @@ def test_what_the_cache_turns_out_to_have_no_room_for_is_fetched_ahead_all_the_s
         cache.read_many(own.urls[:5])  # sizes are known
         for start in range(0, count, batch):
             cache._reader.prefetch([(url, 0, None) for url in own.urls[start : start + batch]], ("train", 0))
-        ahead = settled(proxy)
-        assert SHARE // 2 <= (ahead - 40) * size <= SHARE * 9 // 8 + size
+        wait_for(lambda: (proxy.counts.requests.total() - 40) * size >= SHARE // 2)
+        assert (settled(proxy) - 40) * size <= SHARE * 9 // 8 + size
         for start in range(0, count, 8):
             urls = own.urls[start : start + 8]
             paths = {url.removeprefix("s3:/") for url in urls}

@@ -188,6 +188,35 @@ def test_a_read_that_passes_through_in_pieces_sees_one_version(
             assert cache.read(store.url) in (old, new)
 
 
+@pytest.mark.parametrize("new_size", [80 * MIB, 50 * MIB, 100])
+def test_a_large_object_that_changes_before_its_turn(
+    s3: SeaweedS3, store: Store, proxy: CountingProxy, new_size: int
+) -> None:
+    """The engine has told its size, and one that came before it took a while."""
+    old, new = store.put(1, 70 * MIB), payload("x", new_size, 2)
+    url, first = f"{store.url}-first", payload("y", 70 * MIB, 1)
+    s3.put(url.split("/")[2], "dir/x-first", first)
+    done = threading.Event()
+
+    def change(request: Request) -> None:
+        if request.path.endswith("x-first") and request.headers.get("range", "").startswith(
+            f"bytes={68 * MIB}-"
+        ):
+            store.put(2, new_size)
+            done.set()
+
+    with store.connect("10MB") as cache:
+        cache.read(store.url, 0, 9 * MIB)  # it is full from now on
+        proxy.hook = change
+        try:
+            found, changed = cache.read_many([url, store.url])
+        except ObjectChangedError:
+            found, changed = cache.read_many([url, store.url])
+        assert done.is_set()
+        assert found == first
+        assert changed in (old, new)
+
+
 def test_an_object_that_keeps_changing(store: Store, proxy: CountingProxy) -> None:
     size, versions, changing = 5 * MIB, itertools.count(2), threading.Lock()
     store.put(1, size)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import wait_for
 
 from ioaccel import wire
 from ioaccel._core._engine import BLOCK_SIZE
 from ioaccel.engine.engine import Engine
 from ioaccel.engine.item import Item, Terms
 from ioaccel.engine.landing import Landing
+from ioaccel.engine.passing import SHARE, Ahead
+from ioaccel.engine.prefetch import Settled, Wave
 from ioaccel.engine.shard import open_shard
 from ioaccel.engine.transit import ANSWER_BYTES
 from ioaccel.sources import Fetched, ObjectInfo, SourceSpec, resolve
@@ -29,6 +34,9 @@ class Counting:
     def __init__(self) -> None:
         self.gets: list[str] = []
         self.fetched = 0
+        self.bad: set[str] = set()
+        self.gate = threading.Event()  # objects of that name wait for it
+        self.gate.set()
 
     def url(self, key: str) -> str:
         return f"s3://bucket/{key}"
@@ -36,6 +44,9 @@ class Counting:
     def get(self, key: str, start: int, stop: int, version: str | None = None) -> Fetched:
         size = LARGE if key.startswith("large") else SIZE
         self.gets.append(key)
+        if key in self.bad:
+            raise PermissionError("denied")
+        assert key != "gate" or self.gate.wait(20)
         time.sleep(0.02)
         data = bytes(min(stop, size) - start)
         self.fetched += len(data)
@@ -152,3 +163,55 @@ def test_an_object_larger_than_an_answer_is_asked_for_in_pieces(
     assert fetch(full, spec, [(url, 0, BLOCK_SIZE), (url, BLOCK_SIZE, BLOCK_SIZE)]) == [1, 1]
     assert fetch(full, spec, [(url, 2 * BLOCK_SIZE, None)]) == [1]
     assert source.fetched == LARGE
+
+
+def wave(engine: Engine, spec: SourceSpec, session: str, ahead: Ahead, keys: list[str]) -> Settled:
+    """A wave of a plan, of whole objects, as `Prefetches` sends it."""
+    extents: list[wire.Extent] = [(f"s3://bucket/{key}", 0, None) for key in keys]
+    request = wire.Prefetch(session, {"s3": spec}, extents, 0, 30.0, plan=("plan", 1))
+    return engine._prefetch_wave(Wave(request, extents, ahead))
+
+
+def leave(engine: Engine, session: str) -> Ahead:
+    engine.passing.turn(session, "plan", 1)
+    ahead = engine.passing.leave(session, "plan", time.monotonic(), 4, full=True)
+    assert ahead is not None
+    return ahead
+
+
+def test_a_plan_that_has_room_is_not_refused_by_one_that_has_none(
+    full: Engine, spec: SourceSpec, source: Counting
+) -> None:
+    """Two jobs ask for the same, and the flight of the first has not left yet."""
+    full.attach("other")
+    without, with_room = leave(full, "session"), leave(full, "other")
+    without.plan.bytes += 10 * SHARE - without.reserved
+    without.reserved = 0
+    [item] = full.targets.items([("s3://bucket/gate", 0, None)], {"s3": spec})
+    assert isinstance(item, Item)
+    item.target.governor.limit = 1.0
+    source.gate.clear()
+    with ThreadPoolExecutor(3) as pool:
+        pool.submit(fetch, full, spec, [("s3://bucket/gate", 0, None)])
+        wait_for(lambda: source.gets)
+        first = pool.submit(wave, full, spec, "session", without, ["a", "b"])
+        wait_for(lambda: len(full.flights._flights) == 3)
+        second = pool.submit(wave, full, spec, "other", with_room, ["a", "b"])
+        time.sleep(0.1)
+        source.gate.set()
+    assert (first.result().refused, second.result().refused) == ([0, 1], [0, 1])
+    full.passing.end(with_room)
+    assert wave(full, spec, "other", leave(full, "other"), ["a", "b"]).refused == []
+    assert source.gets == ["gate", "a", "b"]
+
+
+def test_what_fails_is_not_asked_for_again(full: Engine, spec: SourceSpec, source: Counting) -> None:
+    """One block fails, and for another there is no room yet."""
+    fetch(full, spec, [("s3://bucket/large", 0, 1)])  # three blocks, as is known from now on
+    source.bad.add("large")
+    ahead = leave(full, "session")
+    ahead.plan.bytes += 2 * SHARE  # there is room for what is set aside, one block, and no other
+    assert ahead.reserved == BLOCK_SIZE
+    assert wave(full, spec, "session", ahead, ["large"]) == Settled(None)
+    assert len(ahead.refused) == 1
+    assert source.gets == ["large", "large"]

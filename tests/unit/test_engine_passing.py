@@ -256,6 +256,16 @@ def test_a_wave_of_many_that_is_alone_keeps_to_the_share(jobs: Passing) -> None:
     assert list(ahead.refused) == keys[len(admitted) :]
 
 
+def test_small_blocks_do_not_overtake_large_ones(jobs: Passing) -> None:
+    """They would wait until the large ones have passed by, and be overwritten by them."""
+    waves = [jobs.leave("job", "plan", time.monotonic(), 64, full=False) for _ in range(2)]
+    assert all(waves)
+    for ahead, admitted in zip(waves, (True, False), strict=True):
+        assert ahead is not None
+        assert jobs.admit(ahead, KEYS[0], 1000) is admitted
+        jobs.end(ahead)
+
+
 def test_many_plans_share(transit: Transit) -> None:
     jobs = Passing(transit, lambda: frozenset("abcd"))
     for session in "abcd":

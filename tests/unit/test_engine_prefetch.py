@@ -61,7 +61,7 @@ class FullCache:
                 self.passing.bring(ahead, key, location, 7, SIZE)
                 with self.lock:
                     self.brought.append(number)
-            elif key in ahead.refused:
+            elif self.passing.wants(ahead, [key]):
                 refused.append(n)
         assert self.held_up.wait(10)
         return Settled(False, refused)
