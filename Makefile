@@ -5,6 +5,7 @@
 #   make test      lint, types, C tests and Python tests; what CI runs
 #   make build     after a change to csrc or a .pyx: compiles what changed
 #   make bench     the quick benchmark beside other clients and caches, which go into .venv-peers
+#   make peers     .venv-peers alone
 #   make asan      the unit tests, with csrc and its Cython modules under AddressSanitizer
 #   make bench-paths   times every hot path (tests/benchmarks), which `make test` runs once
 #   make instructions  counts the instructions of the hot paths in C, against bench/instructions.json
@@ -20,7 +21,7 @@ PYTEST := $(BIN)/python -m pytest
 TWO    := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := build
-.PHONY: demo test build compile bench bench-paths instructions asan lint types test-c test-py format clean
+.PHONY: demo test build compile bench peers bench-paths instructions asan lint types test-c test-py format clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -88,7 +89,9 @@ bench-paths: .venv/dev.stamp compile
 instructions: .venv/dev.stamp
 	@$(BIN)/python -m bench instructions
 
-bench: .venv/dev.stamp .venv-peers/stamp compile
+peers: .venv-peers/stamp
+
+bench: .venv/dev.stamp peers compile
 	@$(BIN)/python -m bench run --quick
 	@$(BIN)/python -m bench report bench/results/quick.json
 

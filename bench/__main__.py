@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
+import tempfile
 from pathlib import Path
 
 
@@ -29,7 +31,13 @@ def main() -> int | str:
     counted.add_argument("--update", action="store_true", help="record the counts in bench/instructions.json")
     verbs.add_parser("plan", parents=[shared], help="what `ioaccel plan` predicts, against what happens")
     options = parser.parse_args()
-    return VERBS[options.verb](options)
+    # As Ctrl-C does it: whoever works here cleans up, and ends what it has started.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        return VERBS[options.verb](options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def _directory(name: str) -> Path:
@@ -40,9 +48,16 @@ def _directory(name: str) -> Path:
 
 
 def _file(name: str) -> Path:
-    """An argument that has to be a file in a directory where files can be made."""
-    _directory(str(Path(name).absolute().parent))
-    return Path(name)
+    """An argument that has to be a file, there or not, in a directory where files can be made."""
+    path = Path(name)
+    _directory(str(path.absolute().parent))
+    if path.exists() and not path.is_file():
+        raise argparse.ArgumentTypeError(f"{name} is no file; say one, {path / 'figures.json'}")
+    try:  # a name of its own: another run may be writing its part
+        tempfile.NamedTemporaryFile(prefix=path.name, suffix=".part", dir=path.absolute().parent).close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{name} cannot be written: {error.strerror}") from None
+    return path
 
 
 def _list(options: argparse.Namespace) -> int:  # noqa: ARG001
@@ -59,6 +74,8 @@ def _run(options: argparse.Namespace) -> int | str:
         return suite.run(options.workload, options.quick, options.only, options.dir, options.json)
     except ValueError as error:  # of names and of TOML files
         return f"{error}"
+    except OSError as error:  # a full disk, a path that is too long for a socket
+        return f"{error}; it worked in {options.dir or tempfile.gettempdir()}: see --dir, and TMPDIR"
 
 
 def _report(options: argparse.Namespace) -> int | str:
@@ -117,8 +134,10 @@ def _micro(options: argparse.Namespace) -> int:
 
 
 def _written(figures: dict[str, object], options: argparse.Namespace) -> int:
+    from bench.records import put
+
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        put(options.json, json.dumps(figures, indent=2) + "\n")
     return 0
 
 

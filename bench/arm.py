@@ -73,10 +73,12 @@ class Arm:
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                self.kill()
             try:
                 process.wait(30)
             except subprocess.TimeoutExpired:
-                self._kill()
+                self.kill()
 
     def ask(self, method: str, *, patience: float = PATIENCE, **arguments: Any) -> dict[str, Any]:
         """What the method returns. ArmFailedError if it raises, hangs or takes its process along."""
@@ -89,7 +91,7 @@ class Arm:
         except BrokenPipeError:
             raise ArmFailedError(f"{self.kind}: the process has ended") from None
         if not select.select([pipe[1]], [], [], patience)[0]:
-            self._kill()
+            self.kill()
             raise ArmFailedError(f"{self.kind}.{method} took more than {patience:.0f} s")
         line = pipe[1].readline()
         if not line:
@@ -99,8 +101,8 @@ class Arm:
             raise ArmFailedError(f"{self.kind}: {answer['failed']}")
         return answer
 
-    def _kill(self) -> None:
-        """The process and its workers, which are in its session."""
+    def kill(self) -> None:
+        """Ends the process and its workers, which are in its session."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 

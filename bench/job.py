@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 from bench.arm import ROOT, Arm, ArmFailedError
@@ -19,6 +20,7 @@ from bench.contestants import Entry
 from bench.processes import Processes
 
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
+ABSENT = ("ModuleNotFoundError", "PackageNotFoundError")
 START_S = 90.0  # that imports, listings, mounts and engines have
 LEAVE_S = 20.0  # that an engine or a mount has to leave after its last client
 
@@ -58,21 +60,31 @@ def watched() -> Iterator[Processes]:
         processes.environment["TMPDIR"] = temporary
         try:
             yield processes
+        except (KeyboardInterrupt, SystemExit):
+            leave(processes, 0)
+            raise
         finally:
             leave(processes)
 
 
-def leave(processes: Processes) -> None:
+def leave(processes: Processes, patience: float = LEAVE_S) -> None:
     """Waits until engines and mounts have left, after their last client, and ends those that stay."""
-    for pid in processes.wait(LEAVE_S):
+    for pid in processes.wait(patience):
         with suppress(ProcessLookupError):
             os.kill(pid, 9)
+    processes.wait(LEAVE_S)  # what is killed may still write for a moment
 
 
 def start(entry: Entry, setting: Setting, processes: Processes) -> Arm:
     """A process of a contestant."""
     python = sys.executable if entry.ours or not PEERS_PYTHON.exists() else str(PEERS_PYTHON)
     return Arm(entry.kind, asdict(setting), python, processes.environment | _credentials(setting))
+
+
+def advice(entry: Entry, reason: str) -> str:
+    """What to do where the environment of the peers is not there, or older than their list."""
+    absent = not entry.ours and reason.startswith(ABSENT)
+    return "; `make peers` installs the peers" if absent else ""
 
 
 class Job:
@@ -95,12 +107,18 @@ class Job:
             self.version = self.ask("version", START_S)["version"]
             self.setup_s = self.ask("prepare", START_S)["seconds"]
         except BaseException:
-            self.__exit__()
+            self.__exit__(*sys.exc_info())
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._arm.__exit__(None, None, None)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._arm.__exit__(kind, error, trace)
+
+    def kill(self) -> None:
+        """Ends it at once; whoever waits for an answer gets an ArmFailedError."""
+        self._arm.kill()
 
     def ask(self, method: str, patience: float | None = None, **arguments: Any) -> dict[str, Any]:
         """As `Arm.ask`; an epoch that does not bring all there is is a failure."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from bench.contestants import Entry
@@ -121,3 +123,25 @@ def skipped(workload: str, contestants: Iterable[str], reason: str) -> list[Reco
     for name in contestants:
         results.failed(name, 0.0, reason)
     return results.records({"workload": workload})
+
+
+def read(file: Path) -> list[Record]:
+    """The records in a file. ValueError, with its name, if it holds something else."""
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is broken: {error}") from None
+    if not isinstance(found, list) or not all(map(_is_record, found)):
+        raise ValueError(f"{file} holds no records; `python -m bench run --json FILE` writes some")
+    return found
+
+
+def put(file: Path, text: str) -> None:
+    """The file holds this text, or still what it held before."""
+    part = file.with_name(f"{file.name}.part")
+    part.write_text(text)
+    part.replace(file)
+
+
+def _is_record(found: object) -> bool:
+    return isinstance(found, dict) and {"workload", "contestant"} <= found.keys()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench import machine, pictures, workload
 from bench.arm import ROOT
-from bench.records import BEYOND, BEYOND_SHARE, Record
+from bench.records import BEYOND, BEYOND_SHARE, Record, read
 from bench.suite import RESULTS
 from bench.tables import (
     apart,
@@ -16,6 +15,7 @@ from bench.tables import (
     comparison,
     dates,
     grouped,
+    machines,
     measured,
     noisy,
     overview,
@@ -25,25 +25,29 @@ from bench.tables import (
 )
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+RUNS = ("full.json", "quick.json")  # what `run` writes where no file is named
 
 
 def write(files: Sequence[Path], results: Path = RESULTS, readme: Path = ROOT / "README.md") -> Path:
     """Writes the report of these files, or of the latest run, beside the first of them; returns its path.
 
-    The README gets the tables of a full run in ``results``. ValueError if there is nothing to report.
+    The README gets the tables of a full run in ``results``; who names a file gets a report of that name.
+    ValueError if there is nothing to report.
     """
     files = files or _latest(results)
     records = _read(files)
     quick = any(record.get("quick") for record in records)
     place = files[0].absolute().parent
-    path = place / ("report-quick.md" if quick else "report.md")
+    tag = files[0].stem if files[0].name not in RUNS else "quick" if quick else ""
+    path = place / f"report{tag and f'-{tag}'}.md"
     parts = [_title(records, quick)]
+    where = len(machines(records)) > 1
     for name, some in grouped(records, "workload").items():
-        drawn = pictures.draw(some, place / f"{'quick-' if quick else ''}{name}.png")
-        parts.append(_section(name, some, drawn))
+        drawn = pictures.draw(some, place / f"{tag and f'{tag}-'}{name}.png")
+        parts.append(_section(name, some, drawn, where))
     path.write_text("\n\n".join(parts) + "\n")
     print(f"{path}: {len(records)} records")
-    if not quick and place.samefile(results):
+    if not tag and place.samefile(results):
         _into(
             readme,
             _summary(records, path.relative_to(readme.parent) if readme.parent in path.parents else path),
@@ -53,28 +57,18 @@ def write(files: Sequence[Path], results: Path = RESULTS, readme: Path = ROOT / 
 
 
 def _latest(results: Path) -> list[Path]:
-    found = [path for name in ("full.json", "quick.json") if (path := results / name).exists()]
+    found = [path for name in RUNS if (path := results / name).exists()]
     if not found:
         raise ValueError(f"there is no run in {results}; make one: python -m bench run --quick")
     return [max(found, key=lambda path: path.stat().st_mtime)]
 
 
 def _read(files: Iterable[Path]) -> list[Record]:
-    records: list[Record] = []
-    for file in files:
-        found = json.loads(file.read_text())
-        if not isinstance(found, list) or not all(
-            isinstance(each, dict) and "workload" in each for each in found
-        ):
-            raise ValueError(f"{file} holds no records; `python -m bench run --json FILE` writes some")
-        records += found
-    if not records:
-        raise ValueError("there are no records")
+    once = {file.resolve(): file for file in files}.values()
+    records = [record for file in once for record in read(file)]
+    if all(record["failed"] for record in records):
+        raise ValueError(f"no figures in {', '.join(map(str, once))}: all failed, or were skipped")
     return records
-
-
-def _is_record(found: object) -> bool:
-    return isinstance(found, dict) and "workload" in found
 
 
 def _title(records: Sequence[Record], quick: bool) -> str:
@@ -106,14 +100,14 @@ any function that is measured. `local` is no peer: plain files on the disk, what
 than {BEYOND_SHARE:.0%}."""
 
 
-def _section(name: str, records: list[Record], picture: Path | None) -> str:
+def _section(name: str, records: list[Record], picture: Path | None, where: bool = False) -> str:
     lines = [f"## {name}", "", f"{_about(name)}."]
     ran = [record for record in records if not record["failed"]]
     if ran:
         some = ran[0]
         lines.append(f"Store: {some['store']}. Page cache: {some['page_cache']}.")
         repeats = max(record["repeats"] for record in ran)
-        lines.append(f"{repeats} repeats, {some['jobs']} job(s), {measured(ran)}{_noisy(ran)}.")
+        lines.append(f"{repeats} repeats, {some['jobs']} job(s), {measured(ran, where)}{_noisy(ran)}.")
     lines += ["", *table(records)]
     lines += ["", *apart(records), *_failures(records), *comparison(ran)]
     if picture:
@@ -124,10 +118,9 @@ def _section(name: str, records: list[Record], picture: Path | None) -> str:
 
 def _measured(records: Sequence[Record]) -> str:
     """When, where and at which commit all was measured; where commits differ, each workload names its own."""
-    machines = list(dict.fromkeys(record["machine"] for record in records if "machine" in record))
     names = commits(records)
     at = f"commit {names[0]}" if len(names) == 1 else f"{len(names)} commits, each workload says its own"
-    return f"{dates(records)}, {at}: {'; '.join(machines) or '?'}."
+    return f"{dates(records)}, {at}: {'; '.join(machines(records))}."
 
 
 def _noisy(records: Sequence[Record]) -> str:
@@ -150,15 +143,16 @@ def _summary(records: Sequence[Record], report: Path) -> str:
     repeats = sorted({record["repeats"] for record in records if not record["failed"]})
     lines = [_measured(records)]
     lines += [f"Medians of {_span(repeats)} repeats; all tables: [{report}]({report})."]
+    where = len(machines(records)) > 1
     groups = grouped([record for record in records if not record["failed"]], "workload")
     images = groups.pop("small-images", [])
     if images:
         lines += ["", f"**small-images**: {_about('small-images')} ({images[0]['store']})."]
-        lines += [f"Measured {measured(images)}{_noisy(images)}.", ""]
+        lines += [f"Measured {measured(images, where)}{_noisy(images)}.", ""]
         lines += [*short_table(images), "", f"![samples a second]({report.parent / 'small-images'}.png)"]
         lines += ["", f"    {images[0].get('command', '')}"]
     if groups:
-        lines += ["", ELSEWHERE, "", *overview(groups), ""]
+        lines += ["", ELSEWHERE, "", *overview(groups, where), ""]
         lines += [f"    {next(iter(groups.values()))[0].get('command', '').rpartition(' ')[0]} WORKLOAD"]
     return "\n".join(lines)
 

@@ -19,7 +19,7 @@ from bench import data, machine, stores
 from bench.arm import ArmFailedError
 from bench.contestants import Entry
 from bench.contestants.contract import KEPT
-from bench.job import Job, Setting, disk_usage, leave, start, unmount, watched
+from bench.job import Job, Setting, advice, disk_usage, leave, start, unmount, watched
 from bench.processes import Processes
 from bench.records import Record, Results
 from bench.workload import ALL, Workload
@@ -121,6 +121,7 @@ class _Run:
             self._epochs(lane, caches / "cache", check=repeat == 0)
         except (ArmFailedError, OSError) as error:
             reason = str(error).removeprefix(f"{lane.entry.kind}: ").removeprefix(f"{lane.entry.kind}.")
+            reason += advice(lane.entry, reason)
             self.results.failed(lane.name, lane.ratio, reason)
             self.say(f"  {lane.name}: failed: {reason}")
         else:
@@ -257,13 +258,18 @@ class _Run:
 def _all(jobs: list[Job], method: str) -> list[dict[str, Any]]:
     """What all of them answer, who are asked at once."""
     with ThreadPoolExecutor(len(jobs)) as pool:
-        return list(pool.map(lambda job: job.ask(method), jobs))
+        try:
+            return list(pool.map(lambda job: job.ask(method), jobs))
+        except (KeyboardInterrupt, SystemExit):
+            for job in jobs:
+                job.kill()  # or the pool waits for their answers
+            raise
 
 
 def _restart(jobs: list[Job], processes: Processes) -> None:
     """All of them end, and what they have started; then all begin anew."""
     for job in jobs:
-        job.__exit__()
+        job.__exit__(None, None, None)
     leave(processes)
     for job in jobs:
         job.__enter__()

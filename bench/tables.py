@@ -187,7 +187,7 @@ def _name(record: Record) -> str:
     return f"`{record['contestant']}`{f' ({BEYOND})' if record['cached'] and beyond(record) else ''}"
 
 
-def overview(groups: dict[str, list[Record]]) -> list[str]:
+def overview(groups: dict[str, list[Record]], where: bool = False) -> list[str]:
     """A row a workload: the best of ioaccel's rows in the first and the last epoch, of the best peer's."""
     lines = [_line([*OVERVIEW]), _line(["---"] * len(OVERVIEW))]
     for name, records in groups.items():
@@ -201,7 +201,7 @@ def overview(groups: dict[str, list[Record]]) -> list[str]:
                 cells.append(_cell(_best(ours), peers) if ours and peers else "")
             cells.append(", ".join(f"`{name}`" for name in partial(some)))
             cells.append(f"**noisy: {varied(some)}**" if noisy(some) else varied(some))
-            lines.append(_line([*cells, measured(some)]))
+            lines.append(_line([*cells, measured(some, where)]))
     return lines
 
 
@@ -232,10 +232,11 @@ def noisy(records: Sequence[Record]) -> bool:
     return any(record.get("noisy") for record in records)
 
 
-def measured(records: Sequence[Record]) -> str:
-    """When, and at which commit: all of them, if there are several."""
+def measured(records: Sequence[Record], where: bool = False) -> str:
+    """When, and at which commit: all of them, if there are several. ``where``: also on which machine."""
     names = commits(records)
-    return f"{dates(records)}, commit{'s' if len(names) > 1 else ''} {', '.join(names)}"
+    at = f"{dates(records)}, commit{'s' if len(names) > 1 else ''} {', '.join(names)}"
+    return f"{at}, on {'; '.join(machines(records))}" if where else at
 
 
 def dates(records: Sequence[Record]) -> str:
@@ -249,8 +250,13 @@ def commits(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(record.get("commit", "?") for record in _measurements(records)))
 
 
+def machines(records: Sequence[Record]) -> list[str]:
+    """The machines on which these figures were measured."""
+    return list(dict.fromkeys(record.get("machine", "?") for record in _measurements(records)))
+
+
 def _measurements(records: Sequence[Record]) -> Sequence[Record]:
-    """Those with figures: what was skipped has neither a date nor a commit."""
+    """Those with figures: what was skipped has no date, commit or machine."""
     return [record for record in records if not record.get("failed")] or records
 
 

@@ -152,7 +152,9 @@ def read_file(environ: Mapping[str, str] = os.environ) -> tuple[Path | None, Con
     places = [Path("ioaccel.toml"), home / "ioaccel" / "ioaccel.toml", Path("/etc/ioaccel.toml")]
     for path in [Path(named)] if named else places:
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path} is no text in UTF-8: {error}", url=str(path)) from error
         except FileNotFoundError:
             if named:
                 raise ConfigError(f"IOACCEL_CONFIG names {path}, which does not exist", url=named) from None
@@ -163,7 +165,7 @@ def read_file(environ: Mapping[str, str] = os.environ) -> tuple[Path | None, Con
             said = tomllib.loads(text)
             _check_names(said, path)
             return path.absolute(), msgspec.convert(said, ConfigFile)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
             raise ConfigError(f"{path}: {error}", url=str(path)) from error
     return None, ConfigFile()
 
@@ -266,7 +268,7 @@ def split_size(size: Any, directories: Sequence[str]) -> list[int | None]:
         return [max(1, int(parsed * share)) for share in shares]
     if parsed > sum(shares):
         raise ConfigError(
-            f"cache_size {size!r} is more than the {sum(shares) / 1e9:,.0f} GB of the disks of "
+            f"cache_size {size!r} is more than the {_amount(sum(shares))} of the disks of "
             f"{', '.join(directories)}; choose less, or other disks"
         )
     return [max(1, int(parsed * share / sum(shares))) for share in shares]
@@ -276,8 +278,12 @@ def _bytes_of(parsed: int | float, total: float) -> int:  # noqa: PYI041  # mypy
     if isinstance(parsed, float):
         return max(1, int(parsed * total))
     if parsed > total:
-        raise ConfigError(f"cache_size {parsed} is more than the {total / 1e9:,.0f} GB of its disk")
+        raise ConfigError(f"cache_size {parsed} is more than the {_amount(total)} of its disk")
     return parsed
+
+
+def _amount(count: float) -> str:
+    return f"{count / 1e9:,.0f} GB" if count >= 1e10 else f"{count / 1e6:,.0f} MB"
 
 
 def _disk_of(directory: str) -> tuple[int, float]:

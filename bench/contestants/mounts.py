@@ -36,7 +36,7 @@ class _Mount(Mapped):
         beside = Path(sysconfig.get_path("scripts")) / self.program
         found = str(beside) if beside.exists() else shutil.which(self.program)
         if found is None:
-            raise RuntimeError(f"{self.program} is not installed here; `make bench` installs it")
+            raise RuntimeError(f"{self.program} is not installed here; `make peers` installs it")
         return found
 
     def run(self, *arguments: str, **more: Any) -> str:

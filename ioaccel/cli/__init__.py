@@ -15,6 +15,10 @@ from __future__ import annotations
 
 def main() -> None:
     """The console script ``ioaccel``. Ends the process with an exit code of `ioaccel.cli.errors`."""
-    from ioaccel.cli.app import app
+    import signal
 
+    from ioaccel.cli.app import app
+    from ioaccel.cli.errors import terminated
+
+    signal.signal(signal.SIGTERM, terminated)
     app(prog_name="ioaccel")

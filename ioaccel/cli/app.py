@@ -68,5 +68,5 @@ def _all(
 
     Exit codes: 0 done; 1 a check found something, or only a part was done; 2 the command line or the
     configuration makes no sense; 3 not found; 4 access denied; 5 the store failed; 6 the cache directory
-    or the engine failed; 130 interrupted.
+    or the engine failed; 130 interrupted; 143 terminated.
     """

@@ -24,7 +24,12 @@ def bench(
     cache_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Cache directory; default: a temporary one.")
     ] = None,
-    cache_size: Annotated[str, typer.Option(metavar="SIZE", help="Size of the cache.")] = "20GB",
+    cache_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Size of the cache; default: 20 GB, or what the disk has room for."
+        ),
+    ] = None,
     option: StoreOptions = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -72,4 +77,9 @@ def _print(rates: Rates) -> None:
         for arm in rates.arms
     ]
     print_table(["", "objects/s>", "rate>", "read>", "from the store>"], rows)
-    print(f"{number(rates.compared, 'objects')} were compared byte by byte.")
+    print(f"Compared byte by byte: {number(rates.compared, 'objects')}.")
+    if rates.throttled:
+        print(
+            f"Through ioaccel, the store asked for fewer requests (429, 503) or was late "
+            f"{number(rates.throttled, 'times')}: what was measured is its limit."
+        )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from ioaccel.errors import (
     AccessDeniedError,
@@ -27,6 +29,7 @@ CACHE = 6  # the cache directory, the engine, or something else on this machine
 BUG = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130  # 128 + SIGINT
 HUNG_UP = 141  # 128 + SIGPIPE: whoever read our output did not want all of it
+TERMINATED = 143  # 128 + SIGTERM
 
 _CODES: tuple[tuple[type[Exception], int], ...] = (
     (ObjectNotFoundError, NOT_FOUND),
@@ -58,6 +61,13 @@ def one_line(error: BaseException) -> str:
 def complain(text: str) -> None:
     """Prints one line to stderr, marked as ours."""
     print(f"ioaccel: {text}", file=sys.stderr, flush=True)
+
+
+def terminated(*_: object) -> NoReturn:
+    """What SIGTERM does: all that is open is closed, and what is temporary removed, as with Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    complain("terminated")
+    raise SystemExit(TERMINATED)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ def plan(
     cache_size: Sizes = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples a batch.")] = 64,
     workers: Annotated[int, typer.Option(min=1, help="Workers of each accelerator's DataLoader.")] = 2,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the job.")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, max=10_000, help="Epochs of the job.")] = 3,
     order: Annotated[
         str,
         typer.Option(
@@ -53,8 +53,8 @@ def plan(
         bool,
         typer.Option(
             "--measure",
-            help="Measure store, engine and disk, with 100 to 5,000 GETs and up to 1 GB; twice, if the cache "
-            "holds less.",
+            help="Measure store, engine and disk, with 200 to 10,000 GETs and up to 2 GB; half as many "
+            "again, if the cache holds less.",
         ),
     ] = False,
     store_delay_ms: Annotated[
@@ -110,7 +110,7 @@ def plan(
         _check_plot(plot, step)
     room = planning.cache_bytes(arguments)
     here = replace(arguments, cache_size=None)  # a node's disks need not be this machine's
-    with planning.scratch_cache(here, planning.SPARE_BYTES) as (cache, _):
+    with planning.scratch_cache(here, planning.SPARE_BYTES, planning.place_of(here)) as (cache, _):
         urls, sizes = planning.listed(cache, url)
     facts = planning.Facts()
     sample = facts.sure(
@@ -121,6 +121,11 @@ def plan(
     )
     settings: dict[str, Any] = {"batch": batch, "workers": workers, "epochs": epochs, "order": order}
     work = Workload.of_sizes(sizes, **settings, sample_s=sample, step_s=step)
+    if nodes > 1 and nodes * accelerators * batch > work.objects:
+        raise ConfigError(
+            f"--nodes {nodes}: their {nodes * accelerators:,} accelerators want a batch of {batch} each, and "
+            f"there are {work.objects:,} objects; say fewer nodes, or a smaller --batch"
+        )
     passing = room < work.bytes
     found, speeds = planning.measured(here, urls, sizes, passing=passing) if measure else (None, None)
     if found is not None:
@@ -139,9 +144,11 @@ def plan(
         price_per_1000_gets,
         price_per_gb,
     )
+    held = facts.sure("cache of a node", "B", (room, planning.GIVEN))
+    here_cores = len(os.sched_getaffinity(0))
     node = Node(
-        facts.sure("cache of a node", "B", (room, planning.GIVEN)),
-        int(facts.sure("cores", "", (cores, planning.GIVEN), (len(os.sched_getaffinity(0)), "this machine"))),
+        held,
+        int(facts.sure("cores", "", (cores, planning.GIVEN), (here_cores, "this machine"))),
         accelerators,
         memory_bytes=facts.sure("page cache", "B", (_memory() / 2, "half of this machine's memory")),
         disk_rate=facts.add(
@@ -151,7 +158,7 @@ def plan(
             (speeds.cold_read if speeds else None, planning.MEASURED),
             last="not known: no limit",
         ),
-        **planning.engine_of(facts, found, work.bytes / work.blocks, passing=passing),
+        **planning.engine_of(facts, found, work.bytes / work.blocks, here_cores, passing=passing),
     )
     predicted, direct = predict(work, store, node, nodes), predict_direct(work, store, node, nodes)
     scale = efficiency(work, store, node) if step is not None else []

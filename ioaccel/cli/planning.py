@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -62,22 +63,43 @@ class Facts:
         return value
 
 
-@contextmanager
-def scratch_cache(arguments: CacheArguments, size: int) -> Iterator[tuple[Cache, str]]:
-    """A cache for this run alone, on the disk of the cache directory, and the directory it is below."""
-    from ioaccel.client.cache import connect
+def place_of(arguments: CacheArguments, room: int = 0) -> Path:
+    """A directory on the disk of the cache directory, which may not exist yet.
 
-    place = Path(arguments.load().directories[0])
-    while not place.is_dir() or not os.access(place, os.W_OK):
-        if place == place.parent:
-            place = Path(tempfile.gettempdir())
-            break
+    Without ``room`` any other will do; with it, that disk has to have so many bytes free, or ConfigError.
+    """
+    from ioaccel.cli.output import size
+
+    wanted = Path(arguments.load().directories[0])
+    place = wanted
+    while not place.exists() and place != place.parent:
         place = place.parent
+    usable = place.is_dir() and os.access(place, os.W_OK)
+    if not room:
+        return place if usable else Path(tempfile.gettempdir())
+    advice = "choose another --cache-dir, or say what is known with --store-delay-ms and --disk-rate"
+    if not usable:
+        raise ConfigError(
+            f"--measure writes to the disk of {wanted}, and {place} cannot be written; {advice}"
+        )
+    if (free := shutil.disk_usage(place).free) < room:
+        raise ConfigError(
+            f"--measure takes {size(room)} of the disk of {wanted}, which has {size(free)} free; {advice}"
+        )
+    return place
+
+
+@contextmanager
+def scratch_cache(arguments: CacheArguments, size: int, place: Path) -> Iterator[tuple[Cache, Path]]:
+    """A cache for this run alone, and its directory, which is below ``place``."""
+    from ioaccel.client.cache import connect
+    from ioaccel.demo.caches import temporary_directory
+
     with (
-        tempfile.TemporaryDirectory(prefix="ioaccel-plan-", dir=place) as name,
-        connect(Path(name) / "cache", size, arguments.storage_options) as cache,
+        temporary_directory(place) as directory,
+        connect(directory, size, arguments.storage_options) as cache,
     ):
-        yield cache, name
+        yield cache, directory
 
 
 def cache_bytes(arguments: CacheArguments) -> float:
@@ -121,28 +143,49 @@ def measured(
     blocks = chosen(sizes)
     extents = [(urls[index], offset, length) for index, offset, length in blocks]
     room = sum(length for _, _, length in blocks) * 3 // 2 + SPARE_BYTES
-    with scratch_cache(arguments, room) as (cache, place), ExitStack() as stack:
-        full = stack.enter_context(scratch_cache(arguments, NO_ROOM))[0] if passing else None
+    place = place_of(arguments, room)
+    with scratch_cache(arguments, room, place) as (cache, directory), ExitStack() as stack:
+        full = stack.enter_context(scratch_cache(arguments, NO_ROOM, place))[0] if passing else None
         found = measure(cache, extents, full)
-        with disk.scratch_file(place) as fd:
+        with disk.scratch_file(str(directory)) as fd:
             space = os.statvfs(place)
             speeds = disk.measure(fd, space.f_bavail * space.f_frsize)
     return found, speeds
 
 
-def engine_of(facts: Facts, found: Measured | None, block: float, *, passing: bool) -> dict[str, Any]:
+def engine_of(
+    facts: Facts, found: Measured | None, block: float, cores: int, *, passing: bool
+) -> dict[str, Any]:
     """Settings of `Node` that are the engine's and the machine's, for blocks of a mean size.
 
-    ``passing``: some of them will pass by a full cache.
+    ``passing``: some of them will pass by a full cache. Where the store was the limit, that is its own.
     """
+    from ioaccel.cli.output import number
+
     measured = f"measured with {found.blocks} blocks only: rough" if found and found.rough else MEASURED
     usual = "README, Figures: 2 cores; --measure tells of this machine"
     fetches = min(FETCHES_PER_S, FETCHED_BYTES_PER_S / block)
     cpu = FETCH_CPU_S + FETCH_CPU_S_PER_BYTE * block
+    slow = found is not None and found.limited_by_store(cores)  # then nobody knows what the engine could do
+    refused = (
+        f"; {number(found.throttled, 'requests')} had to be repeated" if found and found.throttled else ""
+    )
     return {
+        "store_per_s": facts.sure(
+            "store",
+            "requests/s",
+            (found.fetches_per_s, f"{measured}; without ioaccel, 64 at once, it gave the same{refused}"),
+        )
+        if found and slow
+        else None,
         "fetches_per_s": facts.sure(
-            "engine", "requests/s", (found.fetches_per_s if found else None, measured), (fetches, usual)
-        ),
+            "engine",
+            "requests/s",
+            (found.fetches_per_s if found else None, f"{measured}{refused}"),
+            (fetches, usual),
+        )
+        if not slow
+        else None,
         "fetch_cpu_s": facts.sure(
             "CPU of a fetch", "s", (found.fetch_cpu_s if found else None, measured), (cpu, usual)
         ),
@@ -152,7 +195,7 @@ def engine_of(facts: Facts, found: Measured | None, block: float, *, passing: bo
             (found.passing_per_s if found else None, measured),
             (PASSING_SHARE * fetches, usual),
         )
-        if passing
+        if passing and not slow
         else None,
         "passing_cpu_s": found.passing_cpu_s if found else None,
         "copy_rate": facts.add(

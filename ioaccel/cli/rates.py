@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import shutil
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 SLOW_S = 10.0  # seconds after which one request at a time has been measured
 MANY = 64  # requests at once: about what one node gains from
 BATCH = 64  # objects a call
+USUAL_SIZE = 20 * 10**9  # bytes of the cache
+ROOM_SHARE = 0.8  # of what the disk has free, at most
 COMPARED = 32  # objects that are read once more in both ways, and compared
 
 
@@ -55,6 +59,7 @@ class Rates:
     arms: list[Arm] = field(default_factory=list)
     compared: int = 0
     different: int = 0
+    throttled: int = 0  # requests through ioaccel that the store answered with 429 or 503, or late
 
     def as_dict(self) -> dict[str, Any]:
         """What ``--json`` prints."""
@@ -72,11 +77,11 @@ def measure(
     epochs: int,
     workers: int,
     cache_dir: Path | None,
-    cache_size: str,
+    cache_size: str | None,
     storage_options: Mapping[str, object] | None,
 ) -> Rates:
     """Reads at most ``samples`` objects below ``url``, once each way. Raises what reading them raises."""
-    with cache_in(cache_dir, cache_size, storage_options) as cache:
+    with cache_in(cache_dir, cache_size or _usual_size(cache_dir), storage_options) as cache:
         with waiting(f"Listing {url}"):
             stage = objects(url, samples, cache=cache, storage_options=storage_options)
         rates = Rates(url, len(stage.urls), stage.size)
@@ -94,7 +99,16 @@ def measure(
         some = random.sample(order, min(COMPARED, len(order)))
         rates.compared = len(some)
         rates.different = sum(cache.read(each) != read(each) for each in some)
+        rates.throttled = int(cache.status()["store_throttled"])
     return rates
+
+
+def _usual_size(directory: Path | None) -> int:
+    """Bytes of a cache of which nobody has said how large it is to be."""
+    place = (directory or Path(tempfile.gettempdir())).absolute()
+    while not place.exists():
+        place = place.parent
+    return min(USUAL_SIZE, int(ROOM_SHARE * shutil.disk_usage(place).free))
 
 
 def _directly(name: str, read: DirectReader, urls: Sequence[str], threads: int, limit: float | None) -> Arm:

@@ -99,6 +99,10 @@ class DirectReader:
         )
         return [source.url(d) for d in directories], [(source.url(o.key), o) for o in objects]
 
+    def source_of(self, url: str) -> tuple[Source, str]:
+        """What reads an object, and its key there."""
+        return self._open(url)[:2]
+
     def _prefix(self, url: str) -> tuple[Source, str, Governor]:
         scheme, bucket, key = split_prefix_url(url)
         spec = self._spec_of(scheme)

@@ -30,15 +30,16 @@ def main() -> int:
     sys.path += [p for p in settings.sys_path if p not in sys.path]
 
     def report(line: dict[str, object]) -> None:
+        """BrokenPipeError if the client is gone."""
         if settings.report_fd is not None:
-            with contextlib.suppress(BrokenPipeError):  # the client is gone; another may come
-                os.write(settings.report_fd, json.dumps(line).encode() + b"\n")
-            os.close(settings.report_fd)
+            with open(settings.report_fd, "wb", buffering=0) as pipe:
+                pipe.write(json.dumps(line).encode() + b"\n")
 
     try:
         run_engine(settings, private=True, ready=lambda: report({"pid": os.getpid()}))
     except IOAccelError as error:
-        report(_named(error))
+        with contextlib.suppress(BrokenPipeError):
+            report(_named(error))
         return 1
 
 

@@ -83,7 +83,10 @@ def run_engine(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
     log.info("serving %s; %d blocks recovered", settings.directories, engine.recovered_blocks)
-    ready()
+    try:
+        ready()
+    except BrokenPipeError:
+        server.expect_nobody()  # who has called it is gone; another client may come
     code = 1
     try:
         server.run()

@@ -74,6 +74,10 @@ class Server:
             threading.Thread(target=self._serve, args=(sock,), name="ioaccel-client", daemon=True).start()
         self._listener.close()
 
+    def expect_nobody(self) -> None:
+        """The first client will not come; no other is waited for longer than after the last one."""
+        self._last_left = time.monotonic()
+
     def stop(self) -> None:
         """Ends ``run`` soon; any thread, also a signal handler."""
         self._stop.set()

@@ -16,29 +16,40 @@ if TYPE_CHECKING:
 ENGINE_LEAVES_S = 10.0
 """Seconds that a private engine has to leave after its last client; it takes one."""
 
+ENGINE_STARTS_S = 3.0
+"""Seconds after which one that has no lock yet is taken to have failed; a start takes 0.2."""
+
 
 @contextmanager
 def cache_in(
-    directory: Path | None, size: str, storage_options: Mapping[str, object] | None
+    directory: Path | None, size: str | int, storage_options: Mapping[str, object] | None
 ) -> Iterator[Cache]:
     """A cache in the directory asked for, or, if it is None, in a temporary one."""
     import ioaccel
 
     with ExitStack() as stack:
-        where = directory or stack.enter_context(_temporary_directory())
+        where = directory or stack.enter_context(temporary_directory())
         with ioaccel.connect(where, size, storage_options) as cache:
             yield cache
 
 
 @contextmanager
-def _temporary_directory() -> Iterator[Path]:
-    """A cache directory that is removed once its engine, which outlives its clients for a moment, is gone."""
-    with tempfile.TemporaryDirectory(prefix="ioaccel-demo-") as name:
+def temporary_directory(place: Path | None = None) -> Iterator[Path]:
+    """A cache directory, in ``place``, that is removed once its engine, which outlives its clients for a
+    moment, is gone."""
+    with tempfile.TemporaryDirectory(prefix="ioaccel-scratch-", dir=place) as name:
         directory = Path(name)
+        lock, begun = directory / "engine.lock", directory / "engine.log"
         try:
             yield directory
+        except (KeyboardInterrupt, SystemExit):
+            # An engine that was called and is still starting would make files while they are removed.
+            deadline = time.monotonic() + ENGINE_STARTS_S
+            while begun.exists() and not lock.exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            raise
         finally:
-            _wait_for_engine(directory / "engine.lock")
+            _wait_for_engine(lock)
 
 
 def _wait_for_engine(path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ioaccel.errors import StoreError
 from ioaccel.sources import RetryableError, SourceSpec, open_source, resolve, split_object_url
+from ioaccel.sources.base import CHECK_THE_STORE
 
 if TYPE_CHECKING:
     from ioaccel import Cache
@@ -88,15 +89,20 @@ def _open(spec: SourceSpec, bucket: str) -> Callable[[str], bytes]:
 
     def get(url: str) -> bytes:
         key = split_object_url(url)[2]
-        for pause in PAUSES_S:
+        begun = time.monotonic()
+        for attempt, pause in enumerate((*PAUSES_S, None), 1):
             try:
                 return bytes(source.get(key, 0, LARGEST).data)
-            except RetryableError:
+            except RetryableError as error:
+                if pause is None:
+                    raise StoreError(
+                        f"{url}: {error}; {CHECK_THE_STORE}",
+                        url=url,
+                        attempts=attempt,
+                        elapsed=time.monotonic() - begun,
+                    ) from error
                 time.sleep(pause)
-        try:
-            return bytes(source.get(key, 0, LARGEST).data)
-        except RetryableError as error:
-            raise StoreError(str(error), url=url, attempts=len(PAUSES_S) + 1) from error
+        raise AssertionError
 
     return get
 

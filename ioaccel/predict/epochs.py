@@ -83,7 +83,8 @@ def _epoch(
         compute = work.objects / (nodes * node.accelerators * work.batch) * work.step_s
         seconds = max(data, compute + start)
         busy = compute / seconds
-        limit = "accelerators" if compute + start >= data else limit
+        if compute + start >= data:
+            limit = "accelerators" if compute >= start else "start of the workers"
     cost = store.cost(requests, count)
     return EpochPrediction(epoch, hits, requests, count, data, seconds, busy, limit, cost)
 
@@ -186,6 +187,7 @@ def _store_bounds(work: Workload, store: Store, node: Node, nodes: int, fetched:
     size = fetched * work.bytes / work.objects
     fetches = fetched * work.blocks / work.objects
     return {
+        "store": fetches / node.store_per_s if node.store_per_s else 0.0,
         "network": size / node.network_rate if node.network_rate else 0.0,
         "bytes of the store": size * nodes / store.bytes_per_s if store.bytes_per_s else 0.0,
         "requests of the store": fetches * nodes / store.requests_per_s if store.requests_per_s else 0.0,

@@ -132,6 +132,7 @@ class Node(_Checked):
     ``fetch_cpu_s``   CPU seconds of a fetch, over all processes of the node
     ``passing_per_s`` and ``passing_cpu_s``: the same of blocks that the cache has no room for, which each
                       batch asks for; None: as those that it keeps
+    ``store_per_s``   blocks a second that the store gives this node, whatever asks; None: more than it needs
     """
 
     cache_bytes: float
@@ -145,6 +146,7 @@ class Node(_Checked):
     fetch_cpu_s: float = 0.0
     passing_per_s: float | None = None
     passing_cpu_s: float | None = None
+    store_per_s: float | None = None
 
     _POSITIVE = frozenset(
         {
@@ -155,5 +157,6 @@ class Node(_Checked):
             "network_rate",
             "fetches_per_s",
             "passing_per_s",
+            "store_per_s",
         }
     )

@@ -8,11 +8,13 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ioaccel.errors import ConfigError
 from ioaccel.predict.inputs import BLOCK_BYTES
+from ioaccel.sources import RetryableError
 
 if TYPE_CHECKING:
     from ioaccel import Cache
@@ -21,12 +23,16 @@ Extent = tuple[str, int, int]  # URL, offset, length
 
 # Requests one after the other, for the delay: the median of so many is not moved by two slow ones.
 ALONE = 9
+# A plain client, for what the store gives to whoever asks: so many requests at once, for so long at most.
+DIRECT_THREADS, DIRECT_S = 64, 3.0
 # What is fetched as fast as it comes. The governor needs a second to find the store's limit, so few are too
 # few to tell; more would only cost more.
 MOST_BLOCKS = 5000
 MOST_BYTES = 1 << 30
 FEWEST_BLOCKS = 100
 BATCH = 64
+# By what share two rates may differ that are alike, and the share of busy CPUs that may be what limits both.
+ALIKE, BUSY = 0.15, 0.7
 NO_ROOM = 4096  # bytes of a cache that is full before it begins
 _COPY_SECONDS = 0.3
 # How often it is looked what has come, and after how long without any it is read, which tells why.
@@ -37,7 +43,9 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 @dataclass(frozen=True)
 class Measured:
     """``request_s``: one request for a mean block, alone; ``start_s``: by how much all that follows comes
-    later than if the engine had its pace from the beginning. The others are as `Node` has them."""
+    later than if the engine had its pace from the beginning; ``direct_per_s``: blocks a second of a plain
+    client with 64 requests at once; ``throttled``: requests that had to be repeated, because the store asked
+    for fewer or was late. The others are as `Node` has them."""
 
     blocks: int
     bytes: int
@@ -48,6 +56,13 @@ class Measured:
     passing_per_s: float | None
     passing_cpu_s: float | None
     copy_rate: float
+    direct_per_s: float
+    throttled: int
+
+    def limited_by_store(self, cores: int) -> bool:
+        """Whether the engine got all that the store gave: with CPU left, a plain client got the same."""
+        busy = self.fetches_per_s * self.fetch_cpu_s / cores
+        return abs(self.fetches_per_s - self.direct_per_s) <= ALIKE * self.direct_per_s and busy < BUSY
 
     @property
     def rough(self) -> bool:
@@ -94,11 +109,35 @@ def measure(
         alone.append(time.perf_counter() - begun)
     request = statistics.median(alone)
     rest = extents[ALONE + 1 :]
+    direct = _directly(cache, rest)
     fetches, cpu, late = _paced(cache, rest, processes, _come)
     start = max(0.0, late - request)
     count, copied = _copy(cache, extents)
     passing, passing_cpu, _ = (None, None, 0.0) if full is None else _paced(full, rest, processes, _read)
-    return Measured(len(extents), count, request, start, fetches, cpu, passing, passing_cpu, copied)
+    throttled = int(cache.status()["store_throttled"])
+    return Measured(
+        len(extents), count, request, start, fetches, cpu, passing, passing_cpu, copied, direct, throttled
+    )
+
+
+def _directly(cache: Cache, extents: Sequence[Extent]) -> float:
+    """Blocks a second of a plain client. What the store refuses it does not count."""
+    begun = time.perf_counter()
+
+    def get(extent: Extent) -> bool:
+        url, offset, length = extent
+        if not length or time.perf_counter() - begun > DIRECT_S:
+            return False
+        source, key = cache._reader.direct.source_of(url)
+        try:
+            source.get(key, offset, offset + length)
+        except RetryableError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(DIRECT_THREADS) as pool:
+        done = sum(pool.map(get, extents))
+    return done / (time.perf_counter() - begun)
 
 
 def _paced(

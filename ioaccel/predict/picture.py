@@ -44,6 +44,8 @@ def draw(scale: Sequence[Efficiency], *, setting: str, path: Path) -> None:
         shares = [100 * getattr(one, name) for one in scale]
         axes.plot(counts, shares, style, color=colour, label=label, marker="o", markersize=3)
     axes.set_xscale("log")
+    axes.set_xticks(counts, [f"{count:,}" for count in counts])
+    axes.minorticks_off()
     axes.set_ylim(0, 105)
     axes.set_xlabel("accelerators", color=INK)
     axes.set_ylabel("% of the time that they compute", color=INK)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,9 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("webdataset")
 
+from support.bench_fakes import Hangs
+
+from bench import __main__ as bench_main
 from bench import data, job, report, runner, suite, tables, workload
 from bench.contestants import CONTESTANTS, Entry
 from bench.processes import MARK, Processes
@@ -139,7 +146,8 @@ def test_who_fails_is_a_row_that_says_why(tmp_path: Path) -> None:
     assert "1 of 50 samples are wrong" in failed["wrong"]["reason"]
     assert "49 samples" in failed["short"]["reason"]
     assert "took more than 3 s" in failed["hangs"]["reason"]
-    assert "No module named 'no_such_module'" in failed["absent"]["reason"]
+    absent = "No module named 'no_such_module'; `make peers` installs the peers"
+    assert failed["absent"]["reason"] == f"ModuleNotFoundError: {absent}"
     for record in failed.values():
         assert record.keys() >= KEYS
         assert record["samples_per_s"] is None
@@ -237,8 +245,8 @@ def test_a_report_of_other_records_leaves_ours_alone(records: list[Record], tmp_
     readme, file = tmp_path / "README.md", elsewhere / "some.json"
     readme.write_text("")
     file.write_text(json.dumps([{**record, "command": "x"} for record in records]))
-    assert report.write([file], results, readme) == elsewhere / "report.md"
-    assert (elsewhere / "tiny.png").exists()
+    assert report.write([file], results, readme) == elsewhere / "report-some.md"
+    assert (elsewhere / "some-tiny.png").exists()
     assert not list(results.iterdir())
     assert readme.read_text() == ""
 
@@ -278,10 +286,20 @@ def test_an_absent_store_is_said_and_nothing_faked(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("ioaccel.testing.shaped.find_nginx", absent)
     monkeypatch.setattr(workload, "load", lambda name: TINY)
     file = tmp_path / "records.json"
-    suite.run(["tiny"], False, ["local"], tmp_path, file)
+    assert suite.run(["tiny"], False, ["local"], tmp_path, file) == 1, "nobody has figures"
     (record,) = json.loads(file.read_text())
     assert record["failed"]
     assert record["reason"] == "skipped: the shaped store needs nginx"
+
+
+def one_record(each: workload.Workload, *_: object) -> list[Record]:
+    """Instead of a run."""
+    return [{"workload": each.name, "contestant": "local", "failed": False}]
+
+
+def never(*_: object) -> list[Record]:
+    """Instead of a run that must not begin."""
+    raise AssertionError("it has begun to measure")
 
 
 def test_a_workload_that_runs_again_takes_the_place_of_its_own_records_alone(
@@ -289,10 +307,10 @@ def test_a_workload_that_runs_again_takes_the_place_of_its_own_records_alone(
 ) -> None:
     monkeypatch.setattr(suite, "RESULTS", tmp_path)
     monkeypatch.setattr(workload, "load", lambda name: replace(TINY, name=name))
-    monkeypatch.setattr(suite, "_one", lambda each, *_: [{"workload": each.name, "contestant": "local"}])
+    monkeypatch.setattr(suite, "_one", one_record)
     file = tmp_path / "full.json"
     file.write_text(json.dumps([{"workload": name, "contestant": "old"} for name in ("a", "b", "b")]))
-    suite.run(["b", "c"], False, None, tmp_path, None)
+    assert suite.run(["b", "c"], False, None, tmp_path, None) == 0
     assert sorted((r["workload"], r["contestant"]) for r in json.loads(file.read_text())) == [
         ("a", "old"),
         ("b", "local"),
@@ -306,6 +324,129 @@ def test_a_workload_that_runs_again_takes_the_place_of_its_own_records_alone(
         suite.run(["b"], False, None, tmp_path, own)
     assert len(json.loads(own.read_text())) == 1
     assert not (tmp_path / "quick.json").exists()
+
+
+def test_who_takes_no_part_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(suite, "_one", one_record)
+    file = tmp_path / "own.json"
+    suite.run(["real-s3", "small-images"], True, ["ioaccel", "litdata"], tmp_path, file)
+    told = capsys.readouterr().out.splitlines()
+    assert [line for line in told if "no part" in line] == ["litdata takes no part in real-s3 (quick)"]
+    suite.run(["real-s3", "small-images"], True, ["litdata"], tmp_path, file)
+    assert [record["workload"] for record in json.loads(file.read_text())] == ["small-images"]
+    monkeypatch.setattr(suite, "_one", never)
+    with pytest.raises(ValueError, match="nobody takes part"):
+        suite.run(["real-s3"], True, ["litdata"], tmp_path, file)
+
+
+def test_a_second_run_into_a_directory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(directory: str) -> int:
+        return suite.run(["restart"], True, None, tmp_path, tmp_path / directory / "own.json")
+
+    def meanwhile(each: workload.Workload, *_: object) -> list[Record]:
+        monkeypatch.setattr(suite, "_one", one_record)
+        assert run("elsewhere") == 0
+        with pytest.raises(ValueError, match=r"another run writes in .*here; wait for it, or say --json in"):
+            run("here")
+        return one_record(each)
+
+    monkeypatch.setattr(suite, "_one", meanwhile)
+    assert run("here") == 0
+    assert run("here") == 0, "the first one has ended"
+
+
+def test_a_broken_file_is_found_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "RESULTS", tmp_path)
+    monkeypatch.setattr(suite, "_one", never)
+    (tmp_path / "quick.json").write_text("[{")
+    with pytest.raises(ValueError, match=r"quick\.json is broken"):
+        suite.run(["restart"], True, None, tmp_path, None)
+
+
+@pytest.mark.parametrize("verb", ["run", "micro", "torch", "plan", "instructions"])
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("{tmp}", "is no file; say one"), ("/proc/nb.json", "cannot be written"), ("/dev/null", "is no file")],
+)
+def test_where_figures_cannot_be_written_nothing_runs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    verb: str,
+    file: str,
+    message: str,
+) -> None:
+    monkeypatch.setattr(bench_main, "VERBS", {verb: never})
+    monkeypatch.setattr(sys, "argv", ["bench", verb, "--json", file.format(tmp=tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        bench_main.main()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_nothing_is_left_of_a_look_at_where_figures_go(tmp_path: Path) -> None:
+    assert bench_main._file(str(tmp_path / "own.json")) == tmp_path / "own.json"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(suite, "_one", full)
+    monkeypatch.setattr(sys, "argv", ["bench", "run", "restart", "--json", str(tmp_path / "own.json")])
+    assert str(bench_main.main()).startswith("[Errno 28] No space left on device; it worked in ")
+
+
+class HangsWithDaemon(Hangs):
+    """What it has started is in no session of its own; a file says that it is there."""
+
+    def epoch(self, step_s: float = 0.0) -> dict[str, Any]:
+        subprocess.Popen(["sleep", "100"], start_new_session=True)
+        (Path(os.environ["TMPDIR"]) / "hangs").touch()
+        return super().epoch()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nothing_is_left_of_a_run_that_is_ended(number: signal.Signals) -> None:
+    """While a contestant is at work that would go on for minutes, with a daemon of its own."""
+    code = "import sys, pathlib; from bench import __main__, job; from bench.contestants import *\n"
+    code += "CONTESTANTS['daemon'] = Entry('integration.test_bench:HangsWithDaemon', '')\n"
+    code += "job.PEERS_PYTHON = pathlib.Path('nowhere'); sys.exit(__main__.main())"
+    with tempfile.TemporaryDirectory(prefix="t-") as name:  # a short path: sockets lie below it
+        toml, work = Path(name) / "tiny.toml", Path(name) / "work"
+        toml.write_text("about = 'x'\nfiles = 10\nsize = 1000\ncontestants = ['daemon']\nrepeats = 1\n")
+        work.mkdir()
+        run = subprocess.Popen(
+            [sys.executable, "-c", code, "run", str(toml), "--dir", str(work), "--json", f"{name}/own.json"],
+            stderr=subprocess.PIPE,
+            env=os.environ | {"TMPDIR": str(work)},
+            text=True,
+        )
+        try:
+            while not list(work.glob("ib-*/hangs")):
+                assert run.poll() is None
+                time.sleep(0.05)
+            told = {path.name for path in work.iterdir()}
+            assert {each.rpartition("-")[0] for each in told} == {"ib", "ioaccel-bench", "ioaccel-nginx"}
+            run.send_signal(number)
+            _, errors = run.communicate(timeout=20)
+        finally:
+            run.kill()
+        assert run.returncode == 128 + number
+        assert errors.strip() == ("interrupted" if number == signal.SIGINT else "")
+        assert not list(work.iterdir())
+        assert not [path for path in Path("/proc").glob("[0-9]*") if name.encode() in environment(path)]
+
+
+def environment(process: Path) -> bytes:
+    """Of a process, if it is there; none of one that has ended and nobody has waited for."""
+    try:
+        return (process / "environ").read_bytes()
+    except OSError:
+        return b""
 
 
 def test_every_workload_can_be_read_and_its_contestants_exist() -> None:

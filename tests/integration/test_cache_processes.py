@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import pickle
 import resource
+import subprocess
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -229,6 +232,23 @@ def test_the_engine_has_room_for_descriptors_before_it_needs_them(cache: Cache) 
     status = Path(f"/proc/{cache.status()['engine_pid']}/status").read_text()
     [size] = [int(line.split()[1]) for line in status.splitlines() if line.startswith("FDSize:")]
     assert size >= 1024
+
+
+def test_an_engine_whose_caller_was_interrupted_does_not_wait_for_it(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    settings = {
+        "directories": [str(tmp_path)],
+        "capacities": [10**7],
+        "report_fd": writer,
+        "sys_path": sys.path,
+    }
+    with (tmp_path / "engine.log").open("wb") as log:
+        command = [sys.executable, "-P", "-m", "ioaccel.daemon", json.dumps(settings)]
+        subprocess.run(command, check=True, stderr=log, pass_fds=[writer], start_new_session=True)
+    os.close(writer)
+    wait_for(lambda: "leaving" in (tmp_path / "engine.log").read_text())
+    assert not (tmp_path / "engine.sock").exists()
 
 
 def test_threads(cache: Cache, data: DataSet) -> None:

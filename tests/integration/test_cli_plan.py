@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cli import Cli
+from support.cli import PROGRAM, Cli
 from support.data import DataSet
 
 from ioaccel.predict import picture
+from ioaccel.testing.countproxy import CountingProxy, Request
 from ioaccel.testing.seaweed import SeaweedS3
 
 OBJECTS, SIZE = 150, 20_000
@@ -83,10 +88,15 @@ def test_for_people(cli: Cli, data: DataSet, tmp_path: Path) -> None:
     assert (done.code, done.err) == (0, "")
     assert "150 objects, 3 MB; cache of 1.5 MB a node" in done.out
     rows = [line.split() for line in done.out.splitlines()]
-    (second,) = [row for row in rows if row[:1] == ["2"] and "50.0%" in row]
+    (second,) = [row for row in rows if row[:1] == ["2-3"] and "50.0%" in row]
     assert second[2] == "75"
     assert "0.075" in second, "what it costs"
     assert [row[:2] for row in rows if row[1:2] == ["8"]] == [["1", "8"]]
+    assert any(row[:1] == ["2-3"] for row in rows), "both alike"
+    (every,) = [row for row in rows if row[:2] == ["all", "epochs"]]
+    assert every[3] == "300"
+    assert any(row[:3] == ["without", "ioaccel,", "all"] and row[4] == "450" for row in rows)
+    assert "More nodes would have less than a batch" in done.out
     assert "accelerators" in chart.read_text()
 
 
@@ -106,6 +116,7 @@ def test_for_people(cli: Cli, data: DataSet, tmp_path: Path) -> None:
         ((*GIVEN, "--price-per-gb", "inf"), "--price-per-gb is inf"),
         ((*GIVEN, "--samples-per-second", "nan"), "--samples-per-second is nan"),
         ((*GIVEN, "--plot", "x.png"), "say --step-seconds"),
+        ((*GIVEN, "--nodes", 3), "--nodes 3: their 24 accelerators want a batch of 64 each"),
         ((*GIVEN, "--plot", "x.txt", "--step-seconds", 1), "ends with .png"),
         ((*GIVEN, "--plot", "nowhere/x.png", "--step-seconds", 1), "nowhere has to be a directory"),
     ],
@@ -125,6 +136,56 @@ def test_what_no_job_has(cli: Cli, data: DataSet, option: str) -> None:
     done = cli.cached("plan", data.url("data/"), "--cache-size", "1GB", option, -1)
     assert (done.code, done.out) == (2, "")
     assert f"Invalid value for '{option}': Input should be greater than or equal to" in done.err
+
+
+def test_a_job_without_end(cli: Cli, data: DataSet) -> None:
+    done = cli.cached("plan", data.url("data/"), *GIVEN, "--epochs", 10**12)
+    assert done.code == 2
+    assert "Invalid value for '--epochs'" in done.err
+
+
+def test_the_limit_is_the_stores(cli: Cli, s3: SeaweedS3, data: DataSet) -> None:
+    """A store that takes so many requests a second, whoever asks: ioaccel does not make that worse."""
+    turn = threading.Lock()
+
+    def take_turns(request: Request) -> None:
+        with turn:
+            time.sleep(1 / 150)
+
+    with CountingProxy(s3.endpoint) as proxy:
+        proxy.hook = take_turns
+        done = cli.cached(
+            "plan", data.url("data/"), "--cache-size", "1GB", "--measure", "--json",
+            AWS_ENDPOINT_URL=proxy.endpoint,
+        )  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    told = done.json
+    assert "it gave the same" in origins(told)["store"]
+    assert "engine" not in origins(told)
+    assert (told["direct"]["limit"], told["epochs"][0]["limit"]) == ("store", "store")
+    assert told["direct"]["seconds"] == pytest.approx(1, rel=0.4)
+
+
+def test_what_cannot_be_written_is_not_measured(cli: Cli, data: DataSet, tmp_path: Path) -> None:
+    place = tmp_path / "file"
+    place.write_text("")
+    done = cli.run(
+        "plan", data.url("data/"), "--measure", "--cache-dir", place / "cache", "--cache-size", "1GB"
+    )
+    assert (done.code, done.out) == (2, "")
+    assert f"--measure writes to the disk of {place / 'cache'}" in done.complaint
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_nothing_is_left_behind(cli: Cli, data: DataSet, number: signal.Signals, code: int) -> None:
+    """Whenever it is told to end: while its engine starts, or while it measures."""
+    for delay in (0.5, 0.8, 1.1, 1.5):
+        command = [PROGRAM, "plan", data.url("data/"), "--cache-size", "1GB", "--measure"]
+        with subprocess.Popen(command, env=cli.environ, cwd=cli.home, stdout=subprocess.DEVNULL) as running:
+            time.sleep(delay)
+            running.send_signal(number)
+            assert running.wait(20) in (code, 0, -number)
+        assert not list(cli.home.rglob("ioaccel-scratch-*"))
 
 
 def test_nothing_there(cli: Cli, data: DataSet) -> None:

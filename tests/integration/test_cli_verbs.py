@@ -197,6 +197,13 @@ def test_config_file_by_name(cli: Cli) -> None:
     assert found["settings"]["cache_dir"] == {"value": ["/from/mine"], "from": str(cli.home / "mine.toml")}
 
 
+def test_a_config_file_that_is_no_text(cli: Cli) -> None:
+    (cli.home / "mine.toml").write_bytes(b"cache_dir = '\xff'\n")
+    done = cli.run("config", "--config", "mine.toml")
+    assert done.code == 2
+    assert "mine.toml is no text in UTF-8" in done.complaint
+
+
 def test_several_directories_with_their_sizes(cli: Cli) -> None:
     given = [x for n in "ab" for x in ("--cache-dir", cli.home / n)]
     for sizes, expected in ((["1GB", "2GB"], [10**9, 2 * 10**9]), (["3GB"], [1_500_000_000] * 2)):

@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -162,7 +163,9 @@ def inside(
         contextlib.redirect_stdout(stdout),
         contextlib.redirect_stderr(stderr),
         contextlib.chdir(directory),
+        contextlib.ExitStack() as stack,
     ):
+        stack.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         yield out, err
 
 

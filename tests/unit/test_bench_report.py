@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import report, scale
+from bench import pictures, report, scale
 from bench.contestants import CONTESTANTS
 from bench.tables import comparison, overview, short_table, table, times
 
@@ -185,6 +185,64 @@ def test_who_was_measured_when_at_which_commit_and_on_how_noisy_a_machine(tmp_pa
     assert rows["| loud"].endswith(" | **noisy: 50%** | 2026-11-24, commit ccc |")
     assert "2026-11-23, commit bbb.\n" in text
     assert "2026-11-24, commit ccc; **noisy: equal work varied by 50%**." in text
+
+
+def test_each_workload_says_its_machine_where_there_are_several(tmp_path: Path) -> None:
+    of = {name: {"machine": f"machine of {name}", "commit": "aaa"} for name in ("small-images", "two")}
+    text, told = written(tmp_path, of)
+    for shown in (text.split("##")[0], told):
+        assert "commit aaa: machine of small-images; machine of two." in shown
+    for name in of:
+        assert f"commit aaa, on machine of {name}.\n" in text
+    assert "commit aaa, on machine of small-images." in told
+    assert "commit aaa, on machine of two |" in told
+
+
+def test_reports_of_several_files_do_not_replace_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr(pictures, "draw", lambda records, path: drawn.append(path.name))
+    readme, empty = tmp_path / "README.md", f"{report.BEGIN}\n{report.END}\n"
+
+    def made(name: str, quick: bool) -> tuple[str, str, bool]:
+        some = [{**one, "quick": quick} for one in complete(record("ioaccel", 1, 9.0))]
+        (tmp_path / name).write_text(json.dumps(some))
+        readme.write_text(empty)
+        path = report.write([tmp_path / name], tmp_path, readme)
+        return path.name, drawn.pop(), readme.read_text() != empty
+
+    assert made("full.json", False) == ("report.md", "one.png", True)
+    assert made("quick.json", True) == ("report-quick.md", "quick-one.png", False)
+    for quick in (False, True):
+        assert made("mine.json", quick) == ("report-mine.md", "mine-one.png", False)
+
+
+def test_a_file_that_is_named_twice_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(complete(record("ioaccel", 1, 9.0))))
+    report.write([file, tmp_path / ".." / tmp_path.name / "mine.json"], tmp_path.parent)
+    assert ": 1 records" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[{", r"mine\.json is broken: "),
+        ("\udcff", r"mine\.json is broken: "),
+        ('[{"workload": "one"}]', r"mine\.json holds no records"),
+        ("[]", r"no figures in .*mine\.json"),
+        (
+            '[{"workload": "one", "contestant": "local", "failed": true}]',
+            r"no figures in .*mine\.json: all failed",
+        ),
+    ],
+)
+def test_a_file_without_figures_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "mine.json"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=message):
+        report.write([file], tmp_path)
 
 
 def test_a_commit_that_all_share_is_named_once_for_all(tmp_path: Path) -> None:

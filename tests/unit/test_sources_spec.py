@@ -190,6 +190,7 @@ def test_client_options(tmp_path: Path) -> None:
                 "retries": {"max_attempts": 3},
                 "s3": {"addressing_style": "virtual"},
             },
+            "timeout": "1.5",
             "client_options": {"timeout": "30s", "allow_http": True, "default_headers": {"x": "y"}},
         }
     )
@@ -197,7 +198,7 @@ def test_client_options(tmp_path: Path) -> None:
         "root_certificate": "PEM",
         "connect_timeout": "2000ms",
         "read_timeout": "500ms",
-        "timeout": "30s",
+        "timeout": "1500ms",
     }
     assert found.options["client"] == expected | {"default_headers": {"x": "y"}}
     assert found.options["config"]["virtual_hosted_style_request"] is True

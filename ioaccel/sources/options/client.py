@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,8 +58,11 @@ def _trust(verify: object, ca_bundle: str | None) -> dict[str, Any]:
 
 def _duration(name: str, value: object) -> str:
     if isinstance(value, str):
-        return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
+        if not value.replace(".", "", 1).isdecimal():
+            return value
+        number = float(value)  # without a unit, as on a command line
+        return _duration(name, number)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf:
         return f"{max(1, round(value * 1000))}ms"
     raise ConfigError(f"option {name!r} is {value!r}; give a number of seconds above 0")
 
