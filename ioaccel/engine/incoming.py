@@ -107,7 +107,11 @@ class Blocks:
             for (n, known), place in zip(to_store, stored, strict=True):
                 one, length = arrived[n], len(arrived[n].fetched.data)
                 outcomes[n] = place if isinstance(place, Exception) else Landed(known, *place, length)
-                if one.terms.ahead is not None and not isinstance(place, Exception) and not place[1]:
+                if one.terms.ahead is None or isinstance(place, Exception):
+                    continue
+                if place[1]:
+                    self._passing.kept(one.terms.ahead, length)
+                else:
                     key = block_of(one.target.base, one.number)
                     self._passing.bring(one.terms.ahead, key, place[0], known.version_hash, length)
         finally:

@@ -61,7 +61,7 @@ class _Plan:
         self.number = number  # of its round
         self.waiting: dict[bytes, _Waiting] = {}
         self.bytes = 0  # of what waits, and of what waves have set aside
-        self.unmeasured = 0  # extents of waves on their way for which nothing was set aside
+        self.unmeasured = 0  # extents on their way, for which nothing was set aside
         self.share = SHARE
         self.typical = float(_FIRST_GUESS)  # bytes of an extent
         self.looked = self.halved = 0.0  # monotonic seconds
@@ -80,8 +80,8 @@ class Ahead:
     """One wave of a plan, on its way: what may be fetched ahead of the cache. Made and ended by `Passing`."""
 
     __slots__ = (
-        "asked", "before", "brought", "extents", "over", "plan", "promised", "refused", "reserved", "session",
-        "unmeasured",
+        "asked", "before", "brought", "extents", "kept", "over", "plan", "promised", "refused", "reserved",
+        "session", "unmeasured",
     )  # fmt: skip
 
     def __init__(self, session: _Session, plan: _Plan, asked: float, extents: int, reserved: int) -> None:
@@ -96,7 +96,7 @@ class Ahead:
         self.unmeasured = 0 if reserved else extents
         plan.unmeasured += self.unmeasured
         self.promised = 0  # bytes of blocks that were admitted, and are not there yet
-        self.brought = 0  # bytes
+        self.brought = self.kept = 0  # bytes: past the cache, and into it
         self.refused: dict[bytes, int] = {}  # blocks that there was no room for, and what they likely weigh
         self.over = False  # it has landed, or given up
 
@@ -234,7 +234,22 @@ class Passing:
                 plan.bytes += lacking
                 ahead.reserved += lacking
             ahead.promised += likely
+            self._weighed(ahead)
             return True
+
+    def kept(self, ahead: Ahead, length: int) -> None:
+        """A block of a wave is in the cache."""
+        with self._lock:
+            ahead.kept += length
+            if not ahead.over:
+                self._weighed(ahead)
+
+    @staticmethod
+    def _weighed(ahead: Ahead) -> None:
+        """It is known what has come of one of a wave's extents."""
+        if ahead.unmeasured:
+            ahead.unmeasured -= 1
+            ahead.plan.unmeasured -= 1
 
     def wants(self, ahead: Ahead, keys: list[bytes]) -> bool:
         """Whether a wave's plan still waits for any of these blocks."""
@@ -269,8 +284,8 @@ class Passing:
             plan.unmeasured -= ahead.unmeasured
             ahead.reserved = ahead.unmeasured = 0
             ahead.over = True
-            if ahead.brought or ahead.refused:
-                weight = ahead.brought + sum(ahead.refused.values())
+            weight = ahead.brought + ahead.kept + sum(ahead.refused.values())
+            if weight:
                 plan.typical += (weight / ahead.extents - plan.typical) / 4
 
     # ---- reading --------------------------------------------------------------------------------

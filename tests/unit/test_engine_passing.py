@@ -266,6 +266,19 @@ def test_small_blocks_do_not_overtake_large_ones(jobs: Passing) -> None:
         jobs.end(ahead)
 
 
+def test_what_a_wave_has_kept_tells_what_the_next_one_weighs(jobs: Passing) -> None:
+    """Else small objects are taken for large ones once the cache is full, and nothing leaves for a while."""
+    [plan] = jobs._plans()
+    for _ in range(20):
+        ahead = jobs.leave("job", "plan", time.monotonic(), 64, full=False)
+        assert ahead is not None
+        for _ in range(64):
+            jobs.kept(ahead, 1000)
+        assert plan.unmeasured == 0, "nothing of it comes past the cache any more"
+        jobs.end(ahead)
+    assert 1000 <= plan.typical < 5000
+
+
 def test_many_plans_share(transit: Transit) -> None:
     jobs = Passing(transit, lambda: frozenset("abcd"))
     for session in "abcd":
@@ -369,6 +382,11 @@ class Accounts(RuleBasedStateMachine):
                 key = keys.pop()
                 self.jobs.bring(ahead, key, store(self.transit, key, min(length, 1000)), 7, length)
 
+    @rule(data=st.data(), length=st.sampled_from([0, 700, 4 * MIB]))
+    def keep(self, data: st.DataObject, length: int) -> None:
+        if self.waves:
+            self.jobs.kept(data.draw(st.sampled_from(self.waves))[0], length)
+
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
         """What it has asked for may still come, and be asked for."""
@@ -394,6 +412,9 @@ class Accounts(RuleBasedStateMachine):
             waiting = sum(w.length for w in plan.waiting.values())
             aside = sum(ahead.reserved for ahead, _ in self.waves if ahead.plan is plan)
             assert plan.bytes == waiting + aside
+            assert (
+                plan.unmeasured == sum(ahead.unmeasured for ahead, _ in self.waves if ahead.plan is plan) >= 0
+            )
             assert 0 <= plan.share <= SHARE
 
 
