@@ -256,12 +256,13 @@ def split_size(size: Any, directories: Sequence[str]) -> list[int | None]:
     """The bytes of each directory: as given one by one, or a total shared by the sizes of the disks."""
     if size is None:
         return [None] * len(directories)
-    disks = [_disk_of(d) for d in directories]
+    disks = [disk_of(d) for d in directories]
     if not isinstance(size, str) and isinstance(size, Iterable):
         sizes = list(size)
         if len(sizes) != len(directories):
             raise ConfigError(f"cache_size has {len(sizes)} entries for {len(directories)} directories")
-        return [_bytes_of(parse_size(s), total) for s, (_, total) in zip(sizes, disks, strict=True)]
+        each = zip(sizes, directories, disks, strict=True)
+        return [_bytes_of(parse_size(s), directory, total) for s, directory, (_, total) in each]
     parsed = parse_size(size)
     shares = [total / sum(d == device for d, _ in disks) for device, total in disks]
     if isinstance(parsed, float):
@@ -274,11 +275,14 @@ def split_size(size: Any, directories: Sequence[str]) -> list[int | None]:
     return [max(1, int(parsed * share / sum(shares))) for share in shares]
 
 
-def _bytes_of(parsed: int | float, total: float) -> int:  # noqa: PYI041  # mypy tells them apart
+def _bytes_of(parsed: int | float, directory: str, total: float) -> int:  # noqa: PYI041  # mypy tells them apart
     if isinstance(parsed, float):
         return max(1, int(parsed * total))
     if parsed > total:
-        raise ConfigError(f"cache_size {parsed} is more than the {_amount(total)} of its disk")
+        raise ConfigError(
+            f"cache_size {parsed} is more than the {_amount(total)} of the disk of {directory}; choose less, "
+            "or another disk"
+        )
     return parsed
 
 
@@ -286,11 +290,16 @@ def _amount(count: float) -> str:
     return f"{count / 1e9:,.0f} GB" if count >= 1e10 else f"{count / 1e6:,.0f} MB"
 
 
-def _disk_of(directory: str) -> tuple[int, float]:
-    """The device of a directory, which may not exist yet, and its size in bytes."""
-    path = Path(directory)
+def nearest(path: Path) -> Path:
+    """A path, or the next one above it that exists."""
     while not path.exists() and path != path.parent:
         path = path.parent
+    return path
+
+
+def disk_of(directory: str | os.PathLike[str]) -> tuple[int, float]:
+    """The device of a directory, which may not exist yet, and its size in bytes."""
+    path = nearest(Path(directory))
     stat = os.statvfs(path)
     return os.stat(path).st_dev, float(stat.f_blocks * stat.f_frsize)
 

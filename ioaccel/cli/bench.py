@@ -26,9 +26,7 @@ def bench(
     ] = None,
     cache_size: Annotated[
         str | None,
-        typer.Option(
-            metavar="SIZE", help="Size of the cache; default: 20 GB, or what the disk has room for."
-        ),
+        typer.Option(metavar="SIZE", help="Size of the cache; default: 20 GB, or 80% of a smaller disk."),
     ] = None,
     option: StoreOptions = None,
     config: ConfigFile = None,

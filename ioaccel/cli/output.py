@@ -86,7 +86,7 @@ def number(count: int, what: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: ``0.4 s``, ``3 min 12 s``, ``2 h 5 min``."""
+    """Seconds for people: ``40 ms``, ``0.4 s``, ``3 min 12 s``, ``2 h 5 min``."""
     if 0 < seconds < 0.0995:
         return f"{seconds * 1e3:.2g} ms"
     if seconds < 9.95:

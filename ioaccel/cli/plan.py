@@ -144,10 +144,9 @@ def plan(
         price_per_1000_gets,
         price_per_gb,
     )
-    held = facts.sure("cache of a node", "B", (room, planning.GIVEN))
     here_cores = len(os.sched_getaffinity(0))
     node = Node(
-        held,
+        facts.sure("cache of a node", "B", (room, planning.GIVEN)),
         int(facts.sure("cores", "", (cores, planning.GIVEN), (here_cores, "this machine"))),
         accelerators,
         memory_bytes=facts.sure("page cache", "B", (_memory() / 2, "half of this machine's memory")),

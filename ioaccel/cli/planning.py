@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ioaccel.config import nearest
 from ioaccel.errors import ConfigError, ObjectNotFoundError
 
 if TYPE_CHECKING:
@@ -71,9 +72,7 @@ def place_of(arguments: CacheArguments, room: int = 0) -> Path:
     from ioaccel.cli.output import size
 
     wanted = Path(arguments.load().directories[0])
-    place = wanted
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    place = nearest(wanted)
     usable = place.is_dir() and os.access(place, os.W_OK)
     if not room:
         return place if usable else Path(tempfile.gettempdir())
@@ -166,37 +165,25 @@ def engine_of(
     usual = "README, Figures: 2 cores; --measure tells of this machine"
     fetches = min(FETCHES_PER_S, FETCHED_BYTES_PER_S / block)
     cpu = FETCH_CPU_S + FETCH_CPU_S_PER_BYTE * block
-    slow = found is not None and found.limited_by_store(cores)  # then nobody knows what the engine could do
     refused = (
         f"; {number(found.throttled, 'requests')} had to be repeated" if found and found.throttled else ""
     )
-    return {
-        "store_per_s": facts.sure(
-            "store",
-            "requests/s",
-            (found.fetches_per_s, f"{measured}; without ioaccel, 64 at once, it gave the same{refused}"),
-        )
-        if found and slow
-        else None,
-        "fetches_per_s": facts.sure(
-            "engine",
-            "requests/s",
-            (found.fetches_per_s if found else None, f"{measured}{refused}"),
-            (fetches, usual),
-        )
-        if not slow
-        else None,
+    rates: dict[str, Any] = {}
+    if found and found.limited_by_store(cores):  # nobody knows what the engine could do
+        alike = f"{measured}; without ioaccel, 64 at once, it gave the same{refused}"
+        rates["store_per_s"] = facts.sure("store", "requests/s", (found.fetches_per_s, alike))
+    else:
+        given = (found.fetches_per_s if found else None, f"{measured}{refused}")
+        rates["fetches_per_s"] = facts.sure("engine", "requests/s", given, (fetches, usual))
+        if passing:
+            given = (found.passing_per_s if found else None, measured)
+            rates["passing_per_s"] = facts.sure(
+                "engine, full cache", "requests/s", given, (PASSING_SHARE * fetches, usual)
+            )
+    return rates | {
         "fetch_cpu_s": facts.sure(
             "CPU of a fetch", "s", (found.fetch_cpu_s if found else None, measured), (cpu, usual)
         ),
-        "passing_per_s": facts.sure(
-            "engine, full cache",
-            "requests/s",
-            (found.passing_per_s if found else None, measured),
-            (PASSING_SHARE * fetches, usual),
-        )
-        if passing and not slow
-        else None,
         "passing_cpu_s": found.passing_cpu_s if found else None,
         "copy_rate": facts.add(
             "copy from memory", "B/s", (found.copy_rate if found else None, MEASURED), last="not measured"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ioaccel.cli.progress import waiting
+from ioaccel.config import disk_of
 from ioaccel.demo.caches import cache_in
 from ioaccel.demo.readers import DirectReader
 from ioaccel.demo.stage import objects
@@ -24,7 +24,7 @@ SLOW_S = 10.0  # seconds after which one request at a time has been measured
 MANY = 64  # requests at once: about what one node gains from
 BATCH = 64  # objects a call
 USUAL_SIZE = 20 * 10**9  # bytes of the cache
-ROOM_SHARE = 0.8  # of what the disk has free, at most
+DISK_SHARE = 0.8  # of the disk, at most
 COMPARED = 32  # objects that are read once more in both ways, and compared
 
 
@@ -105,10 +105,8 @@ def measure(
 
 def _usual_size(directory: Path | None) -> int:
     """Bytes of a cache of which nobody has said how large it is to be."""
-    place = (directory or Path(tempfile.gettempdir())).absolute()
-    while not place.exists():
-        place = place.parent
-    return min(USUAL_SIZE, int(ROOM_SHARE * shutil.disk_usage(place).free))
+    _, total = disk_of(directory.absolute() if directory else tempfile.gettempdir())
+    return min(USUAL_SIZE, int(DISK_SHARE * total))
 
 
 def _directly(name: str, read: DirectReader, urls: Sequence[str], threads: int, limit: float | None) -> Arm:

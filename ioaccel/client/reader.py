@@ -292,9 +292,8 @@ class Reader(Session):
     def _read_large(self, extent: wire.Extent, version: int) -> tuple[memoryview, int]:
         """One extent in pieces, two at a time, each of which an answer can hold, and all of one version; also
         which that is, or 0."""
-        url, offset, stated = extent
-        length = stated or 0
-        if stated is None:  # the size in the engine's answer may be that of an older version
+        url, offset, length = extent
+        if length is None:  # the size in the engine's answer may be that of an older version
             size, found = self.size_and_version(url)
             if version and found not in (0, version):
                 raise changed(url)

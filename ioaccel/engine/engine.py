@@ -158,12 +158,14 @@ class Engine:
     def _refused(self, items: list[Item | wire.Uncached | wire.Failure], ahead: Ahead | None) -> list[int]:
         """Which of a wave's items its plan still waits for: there was no room for them, or none for who had
         asked for them before, whose flight they have joined."""
-        return [
-            n
+        if ahead is None:
+            return []
+        refused = [
+            (n, item)
             for n, item in enumerate(items)
             if isinstance(item, Item) and item.refused and item.error is None
-            if ahead is not None and self.passing.wants(ahead, item.wanted())
         ]
+        return [n for n, item in refused if self.passing.wants(ahead, item.wanted())]
 
     def _bring(
         self,

@@ -101,7 +101,7 @@ class Ahead:
         self.over = False  # it has landed, or given up
 
     @property
-    def goes_on(self) -> bool:
+    def current(self) -> bool:
         """Whether the plan is still in the round that it is of."""
         return not self.plan.over
 

@@ -128,7 +128,7 @@ class Prefetches:
                         for rest, _ in places:
                             rest.end()  # what came now would be fetched again when it is read
                 if wave.ahead is not None:
-                    if wave.ahead.goes_on:
+                    if wave.ahead.current:
                         self._put_back(wave.request, [places[n] for n in settled.refused])
                     self._passing.end(wave.ahead)  # only now others may have its room
                 if self._queues:

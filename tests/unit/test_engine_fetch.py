@@ -197,7 +197,7 @@ def test_a_plan_that_has_room_is_not_refused_by_one_that_has_none(
         first = pool.submit(wave, full, spec, "session", without, ["a", "b"])
         wait_for(lambda: len(full.flights._flights) == 3)
         second = pool.submit(wave, full, spec, "other", with_room, ["a", "b"])
-        time.sleep(0.1)
+        wait_for(lambda: sum(len(flight.waiters) for flight in full.flights._flights.values()) == 5)
         source.gate.set()
     assert (first.result().refused, second.result().refused) == ([0, 1], [0, 1])
     full.passing.end(with_room)

@@ -15,6 +15,7 @@ from ioaccel.cli.checks.finding import Finding, note, ok, problem
 from ioaccel.cli.checks.mounts import is_rotational, mount_of
 from ioaccel.cli.engine import left_on_disk, running_status
 from ioaccel.cli.output import size
+from ioaccel.config import nearest
 from ioaccel.engine.shard import directory_error
 from ioaccel.errors import IOAccelError
 
@@ -88,13 +89,11 @@ def _content(directory: str) -> Generator[Finding, None, bool]:
 @contextmanager
 def _place(directory: str) -> Iterator[str]:
     """The directory, or, if it is missing, one that is made beside where it would be, for the moment."""
-    path = Path(directory)
-    if path.exists():
+    above = nearest(Path(directory))
+    if above == Path(directory):
         yield directory
         return
-    while not path.exists():
-        path = path.parent
-    with tempfile.TemporaryDirectory(prefix=".ioaccel-doctor-", dir=path) as name:
+    with tempfile.TemporaryDirectory(prefix=".ioaccel-doctor-", dir=above) as name:
         yield name
 
 
