@@ -33,6 +33,7 @@ FEWEST_BLOCKS = 100
 BATCH = 64
 # By what share two rates may differ that are alike, and the share of busy CPUs that may be what limits both.
 ALIKE, BUSY = 0.15, 0.7
+TELLING_S = 0.5  # what takes less time is alike by chance
 NO_ROOM = 4096  # bytes of a cache that is full before it begins
 _COPY_SECONDS = 0.3
 # How often it is looked what has come, and after how long without any it is read, which tells why.
@@ -62,7 +63,8 @@ class Measured:
     def limited_by_store(self, cores: int) -> bool:
         """Whether the engine got all that the store gave: with CPU left, a plain client got the same."""
         busy = self.fetches_per_s * self.fetch_cpu_s / cores
-        return abs(self.fetches_per_s - self.direct_per_s) <= ALIKE * self.direct_per_s and busy < BUSY
+        alike = abs(self.fetches_per_s - self.direct_per_s) <= ALIKE * self.direct_per_s
+        return alike and busy < BUSY and self.blocks >= TELLING_S * self.direct_per_s
 
     @property
     def rough(self) -> bool:
