@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,12 @@ PRIVATE_VARIABLES = ("AWS_", "AZURE_", "GOOGLE_", "S3_", "STORAGE_EMULATOR_HOST"
 LEFTOVER_PATIENCE = 10.0  # seconds for the engines of the last test to leave
 
 _bucket_number = itertools.count(1)
+
+
+def pytest_configure() -> None:
+    """Ctrl-C ends what tests start, also if these run in the background of a shell, where it is ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

@@ -21,6 +21,7 @@ pytest.importorskip("torch")
 pytest.importorskip("webdataset")
 
 from support.bench_fakes import Hangs
+from support.processes import started
 
 from bench import __main__ as bench_main
 from bench import data, job, report, runner, suite, tables, workload
@@ -419,13 +420,8 @@ def test_nothing_is_left_of_a_run_that_is_ended(number: signal.Signals) -> None:
         toml, work = Path(name) / "tiny.toml", Path(name) / "work"
         toml.write_text("about = 'x'\nfiles = 10\nsize = 1000\ncontestants = ['daemon']\nrepeats = 1\n")
         work.mkdir()
-        run = subprocess.Popen(
-            [sys.executable, "-c", code, "run", str(toml), "--dir", str(work), "--json", f"{name}/own.json"],
-            stderr=subprocess.PIPE,
-            env=os.environ | {"TMPDIR": str(work)},
-            text=True,
-        )
-        try:
+        command = [sys.executable, "-c", code, "run", toml, "--dir", work, "--json", f"{name}/own.json"]
+        with started(command, stderr=subprocess.PIPE, env=os.environ | {"TMPDIR": str(work)}) as run:
             while not list(work.glob("ib-*/hangs")):
                 assert run.poll() is None
                 time.sleep(0.05)
@@ -433,8 +429,6 @@ def test_nothing_is_left_of_a_run_that_is_ended(number: signal.Signals) -> None:
             assert {each.rpartition("-")[0] for each in told} == {"ib", "ioaccel-bench", "ioaccel-nginx"}
             run.send_signal(number)
             _, errors = run.communicate(timeout=20)
-        finally:
-            run.kill()
         assert run.returncode == 128 + number
         assert errors.strip() == ("interrupted" if number == signal.SIGINT else "")
         assert not list(work.iterdir())

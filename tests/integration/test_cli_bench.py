@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import re
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 from support.cli import PROGRAM, Cli
 from support.data import DataSet
-from support.processes import wait_for
+from support.processes import started, wait_for
 
 from ioaccel.testing.countproxy import CountingProxy, Fault
 from ioaccel.testing.seaweed import SeaweedS3
@@ -70,7 +69,7 @@ def test_nothing_is_left_behind(cli: Cli, data: DataSet, tmp_path: Path, number:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     command = [PROGRAM, "bench", "--url", data.url("train/"), "--epochs", "100000"]
-    with subprocess.Popen(command, env=cli.environ | {"TMPDIR": str(scratch)}, cwd=cli.home) as running:
+    with started(command, env=cli.environ | {"TMPDIR": str(scratch)}, cwd=cli.home) as running:
         wait_for(lambda: list(scratch.glob("ioaccel-scratch-*/shard.data")))
         running.send_signal(number)
         assert running.wait(20) == code

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support.cli import PROGRAM, Cli
 from support.data import DataSet
-from support.processes import gone, wait_for
+from support.processes import gone, started, wait_for
 
 from ioaccel.testing.seaweed import SeaweedS3
 
@@ -239,18 +239,11 @@ def test_a_runtime_directory_that_cannot_be_used(cli: Cli) -> None:
 
 def test_an_interrupt(cli: Cli, data: DataSet) -> None:
     """Ctrl-C while the store does not answer: at once, without a traceback."""
-    # A test run in the background of a shell inherits that Ctrl-C is ignored, and so would the program.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        process = subprocess.Popen(
-            [PROGRAM, "warm", data.url("data"), "--cache-dir", cli.cache_dir, "--cache-size", "100MB"],
-            env=cli.environ | {"AWS_ENDPOINT_URL": endpoint},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        signal.signal(signal.SIGINT, before)
-        with process:
+        command = [PROGRAM, "warm", data.url("data"), "--cache-dir", cli.cache_dir, "--cache-size", "100MB"]
+        environ = cli.environ | {"AWS_ENDPOINT_URL": endpoint}
+        with started(command, env=environ, stderr=subprocess.PIPE) as process:
             connection, _ = silent.accept()
             engine = json.loads((cli.cache_dir / "engine.lock").read_text())["pid"]
             begun = time.monotonic()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.cli import PROGRAM, Cli
 from support.data import DataSet
+from support.processes import started
 
 from ioaccel.predict import picture
 from ioaccel.predict.measure import Measured
@@ -184,7 +185,7 @@ def test_nothing_is_left_behind(cli: Cli, data: DataSet, number: signal.Signals,
     """Whenever it is told to end: while its engine starts, or while it measures."""
     for delay in (0.5, 0.8, 1.1, 1.5):
         command = [PROGRAM, "plan", data.url("data/"), "--cache-size", "1GB", "--measure"]
-        with subprocess.Popen(command, env=cli.environ, cwd=cli.home, stdout=subprocess.DEVNULL) as running:
+        with started(command, env=cli.environ, cwd=cli.home, stdout=subprocess.DEVNULL) as running:
             time.sleep(delay)
             running.send_signal(number)
             assert running.wait(20) in (code, 0, -number)

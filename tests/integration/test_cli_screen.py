@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import re
-import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from support.cli import PROGRAM, Cli
 from support.data import DataSet
+from support.processes import started
 
 import ioaccel
 from ioaccel.cli import progress
@@ -41,8 +41,8 @@ def on_terminal(cli: Cli, *arguments: object) -> tuple[int, str]:
 
     reader = threading.Thread(target=read)
     environ = cli.environ | {"TERM": "xterm-256color", "COLUMNS": "120"}
-    command = [PROGRAM, *map(str, arguments)]
-    with subprocess.Popen(command, env=environ, stdout=theirs, stderr=theirs) as process:
+    command = [PROGRAM, *arguments]
+    with started(command, env=environ, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         reader.start()
         code = process.wait(50)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,23 +58,25 @@ def _end_engine(cache: Cache, number: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
+def started(command: Sequence[object], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A new process, with `subprocess.Popen`'s options. It is killed at the block's end, if it still runs."""
+    with subprocess.Popen(list(map(str, command)), text=True, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
 def python(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """A new Python process that runs ``code``, with ``arguments`` in its ``sys.argv[1:]``.
 
     What it prints is piped. It is killed at the end of the block, if it still runs then.
     """
     path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    command = [sys.executable, "-W", "error", "-c", code, *arguments]
+    with started(command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE) as process:
+        yield process
 
 
 def run_python(code: str, *arguments: object, seconds: float = 30.0) -> str:
