@@ -93,10 +93,11 @@ def test_what_is_asked_for_first_comes_first(cache: Cache, data: DataSet, proxy:
     send(cache, data.urls, 16)
     wait_for(lambda: cache.status()["cached_bytes"] == COUNT * SIZE)
     places = [data.urls.index(f"s3:/{path}") for path in watch.asked]
-    # Those that are in flight together, up to 256, arrive in any order, and a thread may be held up before it
-    # asks: 95 of 100 are nearer to their place. Of 800 in random order, that many are within 620 of it.
-    off = sorted(abs(place - n) for n, place in enumerate(places))
-    assert off[len(off) * 95 // 100] <= 256
+    # Those that are in flight together, up to 256, arrive in any order; and on a busy machine a thread may be
+    # held up with its wave of 64 before it asks, or two of eight. So 80 of 100 are nearer to their place; of
+    # 800 in random order, 54 are.
+    near = sum(abs(place - n) <= 256 for n, place in enumerate(places))
+    assert near >= 0.8 * COUNT
 
 
 def test_a_read_overtakes(cache: Cache, data: DataSet, proxy: CountingProxy) -> None:
