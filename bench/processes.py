@@ -162,8 +162,6 @@ def _unmapped(pid: int) -> dict[int, int]:
                 found[about.st_ino] = about.st_blocks * 512
     if found:
         maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
-        if not maps:
-            return {}  # it is ending, and what it has mapped was in its PSS just now
         for inode in {int(line.split()[4]) for line in maps if "/memfd:" in line}:
             found.pop(inode, None)
     return found
